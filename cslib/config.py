@@ -1,0 +1,239 @@
+"""Dataclass <-> YAML <-> command line, and the one place where a script starts and ends.
+
+A script declares its options as a dataclass; the comment beside a field is its help text::
+
+    @dataclass
+    class Options:
+        cuts: Path                     # data/<set>
+        batch_seconds: float = 120.0   # audio per batch; lower it when memory is short
+
+    if __name__ == "__main__":
+        run(main, Options)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import io
+import pkgutil
+import re
+import sys
+import tokenize
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse.typing import register_type
+
+Options = TypeVar("Options")
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one plain sentence: what, what is wrong with it, what to do."""
+
+
+class Part:
+    """The i-th of n equal shares of some work, written "i/n", so that any launcher can spread it.
+
+    Raises ValueError unless 1 <= i <= n.
+    """
+
+    def __init__(self, text: str | Part = "1/1") -> None:
+        match = re.fullmatch(r"(\d+)/(\d+)", str(text))
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"a part is written i/n with 1 <= i <= n, not {text!r}")
+        self.index, self.count = int(match[1]), int(match[2])
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def slice(self, total: int) -> slice:
+        """The half-open range of this share among `total` items."""
+        return slice((self.index - 1) * total // self.count, self.index * total // self.count)
+
+
+register_type(Part)
+
+
+def run(main: Callable[[Options], Any], options: type[Options] | Callable[[], type[Options]]) -> None:
+    """Parse the command line, call `main`, and end with one sentence and status 1 on a UserError.
+
+    options  a dataclass, or a function that makes one when what it holds depends on the command line itself
+    """
+    try:
+        options = options if inspect.isclass(options) else options()
+        main(parse(options, description=inspect.getdoc(sys.modules["__main__"])))
+    except UserError as error:
+        sys.exit(f"error: {_sentence(error)}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues the work")
+
+
+def parse(options: type[Options], argv: list[str] | None = None, description: str | None = None) -> Options:
+    """Command line (default sys.argv) and any --config YAML files into the dataclass `options`.
+
+    Dashes and underscores are the same in option names. Raises UserError for an unknown option or a bad value.
+    """
+    argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
+    for path in configs_in(argv):
+        load_yaml(path)               # a damaged file is told here, by name
+    parser = _parser(options, description)
+    try:
+        return _build(options, parser.parse_args(argv), parser)
+    except _ParseError as error:
+        raise UserError(str(error)) from None
+
+
+def from_dict(kind: type[Options], values: dict[str, Any], where: str) -> Options:
+    """A dataclass from a plain dictionary; an unknown key or a bad value is a UserError that names `where`."""
+    parser = _parser(kind, None)
+    try:
+        return _build(kind, parser.parse_object(values), parser)
+    except _ParseError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def to_dict(config: Any) -> Any:
+    """A dataclass as plain dictionaries, lists, numbers and strings, fit for YAML and for checkpoints."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(value) for value in config]
+    if isinstance(config, dict):
+        return {key: to_dict(value) for key, value in config.items()}
+    return config if isinstance(config, (int, float, bool, type(None))) else str(config)
+
+
+def find(package: str, name: str) -> Any:
+    """The module cslib.<package>.<name>. Raises UserError with the names there are."""
+    folder = importlib.import_module(f"cslib.{package}")
+    known = sorted(module.name for module in pkgutil.iter_modules(folder.__path__))
+    if name not in known:
+        raise UserError(f"there is no {name!r} in cslib/{package}; there are: {', '.join(known)}")
+    return importlib.import_module(f"cslib.{package}.{name}")
+
+
+def configs_in(argv: list[str]) -> list[Path]:
+    """The files that --config names on a command line, in order."""
+    return [Path(word.partition("=")[2] or following) for word, following in zip(argv, [*argv, ""][1:], strict=True)
+            if (word == "--config" and following) or word.startswith("--config=")]
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as a dictionary. Raises UserError when it is absent or is not one."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such config file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).replace(_NAMELESS, 'in ').split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `key: value` lines")
+    return values
+
+
+_NAMELESS = 'in "<unicode string>", '
+
+
+class _ParseError(Exception):
+    pass
+
+
+class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        raise _ParseError(_plain(str(message))) from ex
+
+
+def _plain(message: str) -> str:
+    """What jsonargparse says, on one line and without its own terms."""
+    text = "; ".join(line.strip() for line in message.splitlines() if line.strip())
+    for pattern, words in _WORDS.items():
+        text = re.sub(pattern, words, text)
+    return text
+
+
+_WORDS = {
+    r"Parser key \"([^\"]+)\":;?": r"option \1:",
+    r"a <class 'float'>": "a number", r"a <class 'int'>": "a whole number", r"a <class 'bool'>": "true or false",
+    r"<class '(?:\w+\.)*(\w+)'>": r"\1",
+    r"Not of type \w+: ": "", r": Expected ": ": expected ", r"\. Got value: ": ", got ",
+    r"Group '([^']+)' does not accept option '([^']+)'": r"there is no option \1.\2",
+    r"Option '([^']+)' is not accepted": r"there is no option \1",
+    r"unrecognized arguments: ": "there is no such option: ",
+}
+
+
+def _sentence(error: UserError) -> str:
+    """The message alone: from a loader's process it comes with that process's traceback as text before it."""
+    return str(error).strip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")
+
+
+def _underscored(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+
+
+def _parser(options: type, description: str | None) -> _Parser:
+    _describe(options)
+    parser = _Parser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_class_arguments(options)
+    return parser
+
+
+def _build(options: type[Options], values: Namespace, parser: _Parser) -> Options:
+    values = parser.instantiate(values)
+    return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
+
+
+def _describe(options: type) -> None:
+    """Give the class, and those of its fields, a docstring with each field's help: the comment behind or above it."""
+    for field in dataclasses.fields(options):
+        if dataclasses.is_dataclass(field.default_factory):
+            _describe(field.default_factory)
+    comments: dict[str, str] = {}
+    for kind in reversed(options.__mro__):
+        if dataclasses.is_dataclass(kind):
+            comments |= _field_comments(kind)
+    summary = (options.__doc__ or "").split("\n\nArgs:")[0]
+    if summary.startswith(f"{options.__name__}("):  # what @dataclass writes when the author wrote nothing
+        summary = options.__name__
+    lines = [f"    {name}: {text}" for name, text in comments.items() if text]
+    options.__doc__ = "\n".join([summary, "", "Args:", *lines]) if lines else summary
+
+
+def _field_comments(kind: type) -> dict[str, str]:
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):      # a class that was made, not written
+        return {}
+    comments, above = {}, ""
+    for line in source.splitlines():
+        comment = _comment(line)
+        field = re.match(r"\s+(\w+)\s*:", line)
+        if field:
+            comments[field[1]] = comment or above
+        above = comment if comment and not field else ""
+    return comments
+
+
+def _comment(line: str) -> str:
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(line.strip()).readline))
+    except (tokenize.TokenError, IndentationError):
+        return ""
+    return next((t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT), "")
+
+
+__all__ = ["Part", "UserError", "configs_in", "find", "from_dict", "load_yaml", "parse", "run", "to_dict"]

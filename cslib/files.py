@@ -1,0 +1,70 @@
+"""Files that are either whole or absent, and progress that reads well on a terminal and in a log."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from cslib.config import UserError
+
+Item = TypeVar("Item")
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what was written there takes its place only when all went well.
+
+    Raises UserError when the disk is full or the folder cannot be written; the old file then stays as it was.
+    """
+    path = Path(path)
+    # The suffix stays last: libraries choose a format, or compression, by it.
+    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error}); what was there before is "
+                        "untouched, make room or choose another folder") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_lines(path: Path | str, lines: Iterable[str]) -> int:
+    """Write the lines (without their ends) and return how many there were."""
+    count = 0
+    with writing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for count, line in enumerate(lines, start=1):
+            file.write(line + "\n")
+    return count
+
+
+def write_json(path: Path | str, values: Any) -> None:
+    write_lines(path, [json.dumps(values, indent=2, ensure_ascii=False)])
+
+
+def read_json(path: Path | str) -> Any:
+    """Raises UserError when the file is absent or is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def progress(items: Iterable[Item], what: str, total: int | None = None) -> tqdm[Item]:
+    """A progress bar over `items`; where nobody watches, a line every 30 seconds in place of a moving bar."""
+    watched = sys.stderr.isatty()
+    return tqdm(items, desc=what, total=total, mininterval=0.5 if watched else 30.0, ascii=not watched,
+                ncols=None if watched else 100, dynamic_ncols=watched)
