@@ -1,0 +1,179 @@
+"""Banks of noise and of room responses: many short recordings in one memory-mapped file.
+
+A bank is a folder with `samples.npy` (every recording, end to end) and `segments.npy` (int64 [n, 2]: start
+and length of each). A crop is read by its offset, so that it costs the same from a minute of noise as from a
+hundred hours.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cslib.config import UserError
+from cslib.files import writing
+
+NOISE_KINDS = ("noise", "music", "babble")
+
+
+class BankWriter:
+    """Write a bank recording by recording, in flat memory; a context manager.
+
+    folder   made when missing; both files are put there when the block ends without an error
+    dtype    np.int16 for noise, np.float32 for room responses
+    Raises UserError when the block ends and nothing was added, or when the disk is full.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype | type) -> None:
+        self.folder = Path(folder)
+        self.dtype = np.dtype(dtype)
+        self._segments: list[tuple[int, int]] = []
+        self._total = 0
+
+    def __enter__(self) -> BankWriter:
+        self._stack = ExitStack()
+        temporary = self._stack.enter_context(writing(self.folder / "samples.npy"))
+        self._file = self._stack.enter_context(temporary.open("wb"))
+        self._write_header()
+        self._header_size = self._file.tell()
+        return self
+
+    def add(self, samples: np.ndarray) -> None:
+        """Append one recording, [frames >= 1] of the bank's dtype; anything else is a ValueError."""
+        if samples.dtype != self.dtype or samples.ndim != 1 or not len(samples):
+            raise ValueError(f"{self.dtype} [frames >= 1] was expected, not {samples.dtype} {samples.shape}")
+        self._file.write(samples.tobytes())
+        self._segments.append((self._total, len(samples)))
+        self._total += len(samples)
+
+    def __exit__(self, *error: object) -> bool | None:
+        if error[0] is not None:
+            return self._stack.__exit__(*error)
+        with self._stack:
+            self._finish_samples()
+        with writing(self.folder / "segments.npy") as temporary:
+            np.save(temporary, np.array(self._segments, dtype=np.int64))
+        return None
+
+    def _finish_samples(self) -> None:
+        if not self._segments:
+            raise UserError(f"{self.folder}: nothing to put into this bank; check the folder it is made from")
+        self._file.seek(0)
+        self._write_header()
+        if self._file.tell() != self._header_size:  # numpy reserves room for a growing first axis
+            raise RuntimeError("the header of samples.npy grew over its first samples")
+        # An interrupted rewrite leaves a bank without segments, never new samples with old segments.
+        (self.folder / "segments.npy").unlink(missing_ok=True)
+
+    def _write_header(self) -> None:
+        description = np.lib.format.dtype_to_descr(self.dtype)
+        np.lib.format.write_array_header_1_0(
+            self._file, {"descr": description, "fortran_order": False, "shape": (self._total,)}
+        )
+
+
+class Bank:
+    """A bank opened for reading. It stays on disk: a crop reads its own pages and no others.
+
+    A pickled bank is its folder's name, so it goes to loader workers by fork or by spawn alike.
+    """
+
+    dtype: type
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.samples = self._load("samples.npy", memory_map=True)
+        self.segments = self._load("segments.npy", memory_map=False)
+        self._check()
+
+    @classmethod
+    def open(cls, folder: Path) -> Bank:
+        """Raises UserError when the folder is not a whole bank of this kind."""
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.folder,)
+
+    def _load(self, name: str, memory_map: bool) -> np.ndarray:
+        path = self.folder / name
+        try:
+            return np.load(path, mmap_mode="r" if memory_map else None)
+        except FileNotFoundError:
+            raise _spoilt(path, "there is no such file") from None
+        except (OSError, ValueError, EOFError) as error:
+            raise _spoilt(path, f"not readable ({error})") from None
+
+    def _check(self) -> None:
+        samples, segments = self.samples, self.segments
+        if samples.dtype != self.dtype or samples.ndim != 1:
+            raise _spoilt(self.folder, f"samples.npy holds {samples.dtype} {samples.shape} and not "
+                                       f"{np.dtype(self.dtype)} [total]")
+        if segments.dtype != np.int64 or segments.ndim != 2 or segments.shape[1] != 2 or not len(segments):
+            raise _spoilt(self.folder, "segments.npy is not a table of starts and lengths")
+        start, length = segments.T
+        if start.min() < 0 or length.min() < 1 or (start + length).max() > len(samples):
+            raise _spoilt(self.folder, "segments.npy points outside samples.npy")
+
+
+def _spoilt(where: Path, what: str) -> UserError:
+    return UserError(f"{where}: {what}; prepare the noise folder again")
+
+
+class NoiseBank(Bank):
+    """Noise recordings, int16."""
+
+    dtype = np.int16
+
+    def crop(self, rng: np.random.Generator, frames: int) -> np.ndarray:
+        """int16 [frames] from a random place in a random recording; short ones are chained to fill it."""
+        crop = np.empty(frames, np.int16)
+        filled = 0
+        while filled < frames:
+            start, length = self.segments[rng.integers(len(self))]
+            taken = min(length, frames - filled)
+            start += rng.integers(length - taken + 1)
+            crop[filled : filled + taken] = self.samples[start : start + taken]
+            filled += taken
+        return crop
+
+
+class RoomBank(Bank):
+    """Room responses, float32: main tap first and of magnitude 1, at 16 kHz."""
+
+    dtype = np.float32
+
+    def draw(self, rng: np.random.Generator, max_frames: int) -> np.ndarray:
+        """float32 [<= max_frames]: a random response, its tail cut off where it is longer."""
+        start, length = self.segments[rng.integers(len(self))]
+        return np.array(self.samples[start : start + min(length, max_frames)])
+
+
+@dataclass
+class Banks:
+    """What there is to degrade speech with; an empty one leaves it clean."""
+
+    noise: dict[str, NoiseBank] = field(default_factory=dict)  # by kind, in the order of NOISE_KINDS
+    rooms: RoomBank | None = None
+
+
+def open_banks(noise_folder: Path | None) -> Banks:
+    """The banks in data/<corpus>/noise; kinds whose folder is absent are left out, None means no bank at all.
+
+    Raises UserError when the folder is missing, when it holds no bank, or when a bank in it is not whole.
+    """
+    if noise_folder is None:
+        return Banks()
+    folder = Path(noise_folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such noise folder; prepare it, or train without noise")
+    noise = {kind: NoiseBank.open(folder / kind) for kind in NOISE_KINDS if (folder / kind).exists()}
+    rooms = RoomBank.open(folder / "rooms") if (folder / "rooms").exists() else None
+    if not noise and rooms is None:
+        raise _spoilt(folder, f"holds none of {', '.join(NOISE_KINDS)}, rooms")
+    return Banks(noise, rooms)
