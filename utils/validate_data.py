@@ -1,0 +1,223 @@
+"""Check that a set, data/<set>, is what the rest of the project takes it for; exit status 1 and the first
+offenders if not.
+
+    python utils/validate_data.py data/folder/train           # the lists, and the headers of 1,000 recordings
+    python utils/validate_data.py data/folder/train --full    # the headers of all recordings
+
+Order and uniqueness of ids, agreement of recordings, supervisions, cuts, speakers.tsv, trials and shards, no
+speaker anywhere but in speakers.tsv, and audio files that exist with the rate and the length that the lists
+say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from cslib.config import UserError, run
+from cslib.data.manifests import MANIFESTS, read_manifest
+from cslib.data.trials import read_trials
+from cslib.data.utterances import SAMPLE_RATE
+from cslib.files import progress, read_json
+
+SHOWN = 5          # offenders of a kind that are printed
+SAMPLED = 1000     # headers read without --full
+
+
+@dataclass
+class Options:
+    data: Path             # data/<set>
+    full: bool = False     # read the headers of all recordings
+    threads: int = 16      # that read headers
+
+
+@dataclass
+class Problems:
+    """Offenders by kind: how many, and the first few."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, offender: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if self.counts[kind] <= SHOWN:
+            self.first.setdefault(kind, []).append(offender)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{kind}: {count:,}, the first: {'; '.join(self.first[kind])}"
+                         for kind, count in self.counts.items())
+
+
+def main(options: Options) -> None:
+    if not options.data.is_dir():
+        raise UserError(f"{options.data}: there is no such folder")
+    problems = Problems()
+    utterances, samples = check_lists(options.data, problems)
+    speakers = check_speakers(options.data, problems)
+    trials = check_trials(options.data, problems)
+    check_shards(options.data, problems)
+    wanted = utterances if options.full else SAMPLED
+    headers = check_audio(options.data, wanted, utterances, options.threads, problems)
+    if problems.counts:
+        raise UserError(f"{options.data}: not valid\n{problems}")
+    labelled = f" of {speakers:,} speakers" if speakers else ", no speakers"
+    print(f"{options.data}: valid, {utterances:,} utterances{labelled}, "
+          f"{samples / SAMPLE_RATE / 3600:,.2f} h, {trials:,} trials, {headers:,} headers read")
+
+
+def check_lists(data: Path, problems: Problems) -> tuple[int, int]:
+    """Walk the three manifests side by side; (utterances, samples)."""
+    paths = [data / f"{name}.jsonl.gz" for name in MANIFESTS]
+    previous, count, samples = "", 0, 0
+    for count, items in enumerate(zip_longest(*map(read_manifest, paths)), start=1):  # noqa: B007
+        if None in items:
+            problems.add("lists of different lengths", f"line {count} is not in all three")
+            break
+        recording, supervision, cut = items
+        if len({item["id"] for item in items} | {supervision["recording_id"]}) > 1:
+            problems.add("ids that differ between the lists", " / ".join(item["id"] for item in items))
+        if recording["id"] <= previous:
+            problems.add("ids repeated or not sorted", f"{recording['id']} after {previous}")
+        if any(map(names_speaker, items)):
+            problems.add("a speaker outside speakers.tsv", recording["id"])
+        for complaint in complaints(recording, supervision, cut):
+            problems.add(complaint, recording["id"])
+        previous, samples = recording["id"], samples + recording["num_samples"]
+    return count, samples
+
+
+def names_speaker(item: Any) -> bool:
+    """Whether anything in a manifest item, however deep, is called a speaker."""
+    if isinstance(item, dict):
+        return item.get("speaker") is not None or any(map(names_speaker, item.values()))
+    return isinstance(item, list) and any(map(names_speaker, item))
+
+
+def complaints(recording: dict[str, Any], supervision: dict[str, Any], cut: dict[str, Any]) -> Iterator[str]:
+    duration = recording["num_samples"] / SAMPLE_RATE
+    if recording["sampling_rate"] != SAMPLE_RATE or recording["channel_ids"] != [0]:
+        yield "recordings that are not 16 kHz mono"
+    if any(abs(item["duration"] - duration) * SAMPLE_RATE > 0.5 for item in (recording, supervision, cut)):
+        yield "durations that disagree with the number of samples"
+    if cut["start"] or supervision["start"] or cut["type"] != "MonoCut":
+        yield "cuts that do not span their recording"
+    if cut["recording"] != recording or cut["supervisions"] != [supervision]:
+        yield "cuts that disagree with recordings or supervisions"
+
+
+def check_speakers(data: Path, problems: Problems) -> int:
+    """speakers.tsv has the same utterances in the same order; the number of speakers, 0 without the file."""
+    path, speakers = data / "speakers.tsv", set()
+    if not path.exists():
+        return 0
+    with open(path, encoding="utf-8") as lines:
+        header = next(lines, "").rstrip("\n").split("\t")
+        if header[:2] != ["utterance", "speaker"]:
+            problems.add("a wrong header", f"{path}: {header}, expected utterance and speaker first")
+            return 0
+        pairs = zip_longest(lines, read_manifest(data / "cuts.jsonl.gz"))
+        for number, (line, item) in enumerate(pairs, start=2):
+            row = line.rstrip("\n").split("\t") if line else []
+            if item is None or row[:1] != [item["id"]]:
+                problems.add("speakers.tsv and cuts differ",
+                             f"line {number}, {item['id'] if item else 'no cut'}")
+            if line and (len(row) != len(header) or not all(row)):
+                problems.add("malformed lines in speakers.tsv", f"line {number}")
+            speakers.update(row[1:2])
+    return len(speakers)
+
+
+def check_trials(data: Path, problems: Problems) -> int:
+    """The trials name utterances of the set, and agree with speakers.tsv; their number."""
+    lists = {path.name: read_trials(path) for path in sorted((data / "trials").glob("*.txt"))}
+    if not lists:
+        return 0
+    present = {item["id"] for item in read_manifest(data / "cuts.jsonl.gz")}
+    speaker_of = _speakers(data / "speakers.tsv")
+    for name, trials in lists.items():
+        for unknown in (id for id in trials.ids if id not in present):
+            problems.add(f"utterances of {name} that are not in the set", unknown)
+        for enrol, test, target in zip(trials.enrol, trials.test, trials.targets, strict=True):
+            known = enrol in speaker_of and test in speaker_of
+            if known and (speaker_of[enrol] == speaker_of[test]) != target:
+                problems.add(f"trials of {name} that contradict speakers.tsv", f"{enrol} {test}")
+    return sum(map(len, lists.values()))
+
+
+def _speakers(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    with open(path, encoding="utf-8") as lines:
+        rows = (line.rstrip("\n").split("\t") for line in islice(lines, 1, None))
+        return {row[0]: row[1] for row in rows if len(row) > 1}
+
+
+def check_shards(data: Path, problems: Problems) -> None:
+    """Shards were packed from the lists as they are now."""
+    if not (data / "shards").exists():
+        return
+    digest = hashlib.sha256((data / "cuts.jsonl.gz").read_bytes()).hexdigest()
+    if not (data / "shards.json").exists() or read_json(data / "shards.json")["cuts_sha256"] != digest:
+        problems.add("shards packed from other lists", f"{data / 'shards'}, delete it and pack again")
+
+
+def check_audio(data: Path, wanted: int, utterances: int, threads: int, problems: Problems) -> int:
+    """Read `wanted` headers, spread evenly over the set; the number read."""
+    step = max(1, utterances // max(wanted, 1))
+    recordings = islice(read_manifest(data / "recordings.jsonl.gz"), None, None, step)
+    read = 0
+    with ThreadPoolExecutor(threads) as pool:
+        results = _ahead(pool, recordings, 64 * threads)
+        for read, (path, complaint) in enumerate(  # noqa: B007
+                progress(results, "reading headers", total=-(-utterances // step)), start=1):
+            if complaint:
+                problems.add(complaint, path)
+    return read
+
+
+def _ahead(pool: ThreadPoolExecutor, recordings: Iterator[dict[str, Any]],
+           most: int) -> Iterator[tuple[str, str]]:
+    pending: deque = deque()
+    for recording in recordings:
+        pending.append(pool.submit(header_complaint, recording))
+        if len(pending) > most:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def header_complaint(recording: dict[str, Any]) -> tuple[str, str]:
+    """(path, what is wrong with the file; empty when nothing is)."""
+    path = recording["sources"][0]["source"]
+    if not Path(path).is_absolute():
+        return path, "audio paths that are not absolute"
+    if not Path(path).is_file():
+        return path, "audio files that are not there"
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError:
+        return path, "audio files that cannot be read"
+    if (info.samplerate, info.channels) != (SAMPLE_RATE, 1):
+        return path, "audio files that are not 16 kHz mono"
+    same = info.frames == recording["num_samples"]
+    return path, "" if same else "audio files of another length than listed"
+
+
+def _spelt_out(words: list[str]) -> list[str]:
+    """The folder may be given without its option's name, and --full without a value."""
+    words = ["--full=true" if word == "--full" else word for word in words]
+    return ["--data", *words] if words and not words[0].startswith("-") else words
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = _spelt_out(sys.argv[1:])
+    run(main, Options)
