@@ -1,0 +1,1 @@
+"""From embeddings and trials to scores, error rates, confidence intervals and plots."""

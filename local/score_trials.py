@@ -1,0 +1,110 @@
+r"""Score a trial list with embeddings, and say what the scores are worth.
+
+    python local/score_trials.py --embeddings exp/mini_csc/embeddings/test.scp \
+        --trials data/mini/test/trials/clean.txt --speakers data/mini/test/speakers.tsv \
+        --cohort exp/mini_csc/embeddings/train.scp --system csc --out exp/mini_csc/scores
+
+Writes <out>/<system>_<trials>_<scoring>.txt (`enrol test score`) and beside it a .json of its error rates:
+
+    cosine   cosine of the two embeddings, or of the most alike pair of streams
+    mean     the same after the mean embedding of the training set is subtracted
+    asnorm   "mean", normalised against a cohort of training utterances (AS-norm)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cslib.config import UserError, run
+from cslib.data.trials import Trials, read_trials
+from cslib.embeddings import read_embeddings
+from cslib.files import write_json
+from cslib.scoring.bootstrap import eer_interval
+from cslib.scoring.cosine import cosine_scores, mean_embedding, unit_embeddings
+from cslib.scoring.metrics import equal_error_rate, min_dcf
+from cslib.scoring.normalisation import as_norm, cohort_statistics
+from cslib.scoring.score_files import write_scores
+from cslib.scoring.speakers import read_speakers
+
+SCORINGS = ("cosine", "mean", "asnorm")
+
+
+@dataclass
+class Options:
+    embeddings: Path  # .scp of the test set
+    trials: Path  # trial list; its name without the ending names the rows
+    speakers: Path  # speakers.tsv of the test set, for the confidence intervals
+    system: str  # what to call these embeddings: floor, csc, dino, round1, ..., final
+    out: Path  # folder for the scores
+    scoring: str = "cosine,mean,asnorm"  # which of the three, with commas between
+    cohort: Path | None = None  # .scp of the training set; only cosine does without
+    cohort_size: int = 20000  # training utterances for AS-norm, drawn at random; the mean is of all
+    top_k: int = 300  # how many of them, the most alike, count
+    seed: int = 0  # of the cohort and the bootstrap
+    device: str = "auto"  # cpu, cuda, ...; auto takes a GPU when there is one
+
+
+def main(options: Options) -> None:
+    wanted = options.scoring.split(",")
+    if set(wanted) - set(SCORINGS):
+        raise UserError(f"--scoring {options.scoring}: give some of {','.join(SCORINGS)}")
+    if options.cohort is None and wanted != ["cosine"]:
+        raise UserError("mean and asnorm need --cohort; give the embeddings of the training set, or ask for "
+                        "--scoring cosine alone")
+    trials = read_trials(options.trials)
+    speakers = read_speakers(options.speakers, trials.ids)
+    ids, embeddings = read_embeddings(options.embeddings)
+    embeddings = embeddings[trials.rows_in(ids, str(options.embeddings))]  # from here on, row = trials.ids
+    cohort = read_embeddings(options.cohort)[1] if options.cohort else embeddings[:0]
+    if cohort.shape[1:] != embeddings.shape[1:]:
+        raise UserError(f"{options.cohort}: has embeddings of shape {list(cohort.shape[1:])}, and "
+                        f"{options.embeddings} of {list(embeddings.shape[1:])}; extract both alike")
+    try:
+        for scoring in wanted:
+            scores = score(options, scoring, trials, embeddings, cohort)
+            report(options, scoring, trials, speakers, scores)
+    except ValueError as error:  # one class missing, not finite, too few speakers or cohort utterances
+        raise UserError(f"{options.trials}, {options.embeddings}: {error}; mend or replace them") from None
+
+
+def score(options: Options, scoring: str, trials: Trials, embeddings: np.ndarray, cohort: np.ndarray,
+          ) -> np.ndarray:
+    """[n] float32 scores of the trials."""
+    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    pairs = trials.enrol_index, trials.test_index
+    if scoring == "cosine":
+        return cosine_scores(unit_embeddings(embeddings, device=device), *pairs)
+    mean = mean_embedding(cohort)
+    embeddings = unit_embeddings(embeddings, mean, device)
+    scores = cosine_scores(embeddings, *pairs)
+    if scoring == "mean":
+        return scores
+    drawn = np.random.default_rng(options.seed).permutation(len(cohort))[:options.cohort_size]
+    drawn = unit_embeddings(cohort[np.sort(drawn)], mean, device)
+    return as_norm(scores, *pairs, cohort_statistics(embeddings, drawn, options.top_k))
+
+
+def report(options: Options, scoring: str, trials: Trials, speakers: np.ndarray, scores: np.ndarray) -> None:
+    """Write the score file and its row of results.json, and print the row."""
+    interval = eer_interval(scores, trials.targets, speakers[trials.enrol_index], speakers[trials.test_index],
+                            seed=options.seed)
+    row = {
+        "system": options.system, "trials": options.trials.stem, "scoring": scoring,
+        "eer": equal_error_rate(scores, trials.targets), "eer_ci95": list(interval),
+        "min_dcf_0.01": min_dcf(scores, trials.targets),
+        "targets": int(trials.targets.sum()), "nontargets": int((~trials.targets).sum()),
+    }
+    path = options.out / f"{options.system}_{options.trials.stem}_{scoring}.txt"
+    write_scores(path, trials, scores)
+    origin = {"trial_list": str(options.trials), "score_file": path.name}
+    write_json(path.with_suffix(".json"), {"row": row, **origin})
+    print(f"{path}: EER {row['eer']:.2f} % [{interval[0]:.2f}, {interval[1]:.2f}], "
+          f"minDCF {row['min_dcf_0.01']:.3f}, {len(trials):,} trials")
+
+
+if __name__ == "__main__":
+    run(main, Options)

@@ -1,0 +1,130 @@
+"""Time parts of the library at full size, on synthetic data; figures only, nothing passes or fails.
+
+    python utils/bench.py score                                     # VoxCeleb1-E and a cohort of 20,000
+    python utils/bench.py score --cohort 2000 --utterances 20000    # AS-norm of a part, where time is short
+
+A new benchmark is a function here, and its name in the last line.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cslib.data.trials import Trials, read_trials, write_trials  # noqa: E402
+from cslib.scoring.bootstrap import REPLICATES, eer_interval  # noqa: E402
+from cslib.scoring.cosine import cosine_scores, unit_embeddings  # noqa: E402
+from cslib.scoring.metrics import equal_error_rate, min_dcf  # noqa: E402
+from cslib.scoring.normalisation import as_norm, cohort_statistics  # noqa: E402
+from cslib.scoring.score_files import read_scores, write_scores  # noqa: E402
+
+
+def score(trials: int = 579_818, utterances: int = 145_160, cohort: int = 20_000, size: int = 256,
+          speakers: int = 1251, device: str = "cpu", seed: int = 0) -> None:
+    """Trial lists, cosine, AS-norm, error rates and their interval.
+
+    Args:
+        trials: number of trials (default: VoxCeleb1-E cleaned)
+        utterances: number of test utterances
+        cohort: number of cohort utterances for AS-norm
+        size: embedding size
+        speakers: number of test speakers
+        device: cpu or cuda
+        seed: of the synthetic embeddings
+    """
+    rng = np.random.default_rng(seed)
+    speaker = np.arange(utterances) % speakers
+    voices = rng.standard_normal((speakers, size), dtype=np.float32)
+    embeddings = voices[speaker] + 2 * rng.standard_normal((utterances, size), dtype=np.float32)
+    imposters = rng.standard_normal((cohort, size), dtype=np.float32)
+    listed = _synthetic_trials(rng, trials, utterances, speaker)
+    enrol, test = listed.enrol_index, listed.test_index
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_trials(Path(folder) / "trials", listed.enrol, listed.test, listed.targets)
+        with measured(f"read {trials:,} trials"):
+            listed = read_trials(Path(folder) / "trials")
+        write_scores(Path(folder) / "scores", listed, np.zeros(trials))
+        with measured("read their score file"):
+            read_scores(Path(folder) / "scores", listed)
+    with measured(f"cosine of {trials:,} trials over {utterances:,} x {size} embeddings"):
+        unit = unit_embeddings(embeddings, device=device)
+        scores = cosine_scores(unit, enrol, test)
+    with measured("EER and minDCF"):
+        rates = equal_error_rate(scores, listed.targets), min_dcf(scores, listed.targets)
+    with measured(f"95 % interval, {REPLICATES} bootstrap samples of {speakers:,} speakers"):
+        interval = eer_interval(scores, listed.targets, speaker[enrol], speaker[test])
+    with measured(f"AS-norm, {utterances:,} utterances x cohort of {cohort:,}"):
+        statistics = cohort_statistics(unit, unit_embeddings(imposters, device=device))
+        as_norm(scores, enrol, test, statistics)
+    print(f"EER {rates[0]:.2f} % [{interval[0]:.2f}, {interval[1]:.2f}], minDCF {rates[1]:.3f} (synthetic)")
+
+
+@contextmanager
+def measured(what: str) -> Iterator[None]:
+    """Print the block's wall and processor seconds, and how far resident memory rose above its start.
+
+    Processor seconds above or near the wall's mean that it had the cores to itself.
+    """
+    before, peak, done = _resident_mib(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peak[0] = max(peak[0], _resident_mib())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start, start_cpu = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+        done.set()
+        watcher.join()
+    rise = max(peak[0], _resident_mib()) - before
+    print(f"{what:<75} {seconds:7.2f} s {cpu:7.2f} s of CPU {rise:+7.0f} MiB", flush=True)
+
+
+def print_setting() -> None:
+    """The command and the machine, without which a figure says nothing."""
+    print("$", "python", *sys.argv)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+          f"torch {torch.__version__}, numpy {np.__version__}, "
+          f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}", flush=True)
+
+
+def _synthetic_trials(rng: np.random.Generator, count: int, utterances: int, speaker: np.ndarray) -> Trials:
+    """Half target, half any pair; utterance u is of speaker u modulo their number."""
+    enrol = rng.integers(utterances, size=count)
+    speakers = speaker.max() + 1
+    same = speaker[enrol] + speakers * rng.integers(utterances // speakers, size=count)
+    test = np.where(np.arange(count) % 2, same, rng.integers(utterances, size=count))
+    ids = [f"id{speaker[row]:05d}-{row:011d}-00001" for row in range(utterances)]
+    return Trials(ids, enrol, test, speaker[enrol] == speaker[test])
+
+
+def _resident_mib() -> float:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
+    except OSError:  # not Linux: the highest so far is all there is
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+if __name__ == "__main__":
+    print_setting()
+    auto_cli({"score": score})
