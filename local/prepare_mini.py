@@ -1,0 +1,177 @@
+"""Make the mini corpus: synthetic speech of many voices, recorded over many channels, in about a minute.
+
+    python local/prepare_mini.py --out data/mini --nj 2
+
+100 training and 20 unseen test speakers, both sexes, eight accents of English. Every session of a speaker has
+its own microphone, room, noise floor and level. Names of recordings are numbers drawn at random, so that
+neither name nor order tells the speaker: only speakers.tsv does. The same seed gives the same bytes, whatever
+--nj.
+
+Test trials: targets are all pairs of one speaker across sessions; of the non-targets, two thirds are between
+speakers of one sex and one third between a woman and a man.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+
+from cslib.config import UserError, run
+from cslib.data.manifests import Entry, write_set
+from cslib.data.trials import write_trials
+from cslib.data.utterances import SAMPLE_RATE
+from cslib.files import progress, read_json, write_json, writing
+from cslib.synthesis.channels import draw_channel
+from cslib.synthesis.sentences import draw_sentence
+from cslib.synthesis.voices import Synthesiser, draw_voice
+
+SHORTEST, LONGEST = 3.0, 6.0  # seconds
+WORDS = (11, 18)  # which mostly take that long
+PRELOADED = ("scipy.signal", "soundfile", "cslib.config", "cslib.synthesis.channels")  # once, not per speaker
+SAME_SEX_SHARE = 2 / 3  # of the non-target trials: women against men would be too easy
+
+
+@dataclass
+class Options:
+    out: Path = Path("data/mini")  # gets train/ and test/
+    seed: int = 0  # another seed: other speakers, channels and texts
+    nj: int = 2  # processes; the result does not depend on it
+    train_speakers: int = 100  # half of them women
+    train_sessions: int = 2  # recording channels per training speaker
+    train_utterances: int = 5  # per session
+    test_speakers: int = 20  # none of them in the training set
+    test_sessions: int = 3  # at least 2: target trials are across sessions only
+    test_utterances: int = 4  # per session
+    nontargets_per_target: int = 10  # two thirds of them between speakers of one sex
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What a process needs to make all recordings of one speaker."""
+
+    name: str
+    sex: str
+    seed: tuple[int, ...]
+    audio: Path  # folder
+    sessions: list[list[str]]  # ids of the utterances, by session
+
+
+def main(options: Options) -> None:
+    settings = {name: value for name, value in asdict(options).items() if name not in ("out", "nj")}
+    if _already_made(options.out / "mini.json", settings):
+        print(f"{options.out}: made before, nothing to do")
+        return
+    _check(options)
+    for number, name in enumerate(("train", "test")):
+        entries = _make_set(options, name, number)
+        write_set(options.out / name, entries)
+        minutes = sum(entry.num_samples for entry in entries) / SAMPLE_RATE / 60
+        speakers = len({entry.speaker for entry in entries})
+        print(f"{options.out / name}: {len(entries):,} utterances of {speakers} speakers, {minutes:.1f} min")
+    enrol, test, targets = draw_trials(entries, options.nontargets_per_target, options.seed)
+    write_trials(options.out / "test" / "trials" / "clean.txt", enrol, test, targets)
+    print(f"clean.txt: {targets.sum():,} targets, all across sessions, and {(~targets).sum():,} non-targets")
+    write_json(options.out / "mini.json", settings)
+
+
+def _already_made(marker: Path, settings: dict[str, int]) -> bool:
+    if not marker.exists():
+        return False
+    if read_json(marker) != settings:
+        raise UserError(f"{marker.parent}: was made with other options; remove it or choose another --out")
+    return True
+
+
+def _check(options: Options) -> None:
+    for name, value in asdict(options).items():
+        lowest = {"out": None, "seed": 0, "test_sessions": 2, "test_speakers": 2}.get(name, 1)
+        if lowest is not None and value < lowest:
+            raise UserError(f"{name}: {value} is too small; give {lowest} or more")
+
+
+def _make_set(options: Options, name: str, number: int) -> list[Entry]:
+    """All utterances of one set, sorted by id."""
+    sizes = [getattr(options, f"{name}_{what}") for what in ("speakers", "sessions", "utterances")]
+    order = np.random.default_rng([options.seed, number]).permutation(np.prod(sizes))
+    ids = np.array([f"{name}-{n:06d}" for n in order]).reshape(sizes).tolist()
+    audio = (options.out / name / "audio").absolute()
+    tasks = [
+        Speaker(f"{name}-speaker-{i:03d}", "fm"[i % 2], (options.seed, number, i), audio, sessions)
+        for i, sessions in enumerate(ids)
+    ]
+    made = progress(_in_processes(tasks, options.nj), f"{name} speakers", total=len(tasks))
+    return sorted((entry for entries in made for entry in entries), key=lambda entry: entry.id)
+
+
+def _in_processes(tasks: list[Speaker], nj: int) -> Iterator[list[Entry]]:
+    """A fresh process for every speaker, because the synthesiser remembers what it has said before."""
+    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
+    context.set_forkserver_preload(list(PRELOADED))
+    with context.Pool(nj, maxtasksperchild=1) as pool:
+        yield from pool.imap(make_speaker, tasks, chunksize=1)
+
+
+def make_speaker(speaker: Speaker) -> list[Entry]:
+    """Write all recordings of one speaker; the same bytes whenever it is called in a fresh process."""
+    rng = np.random.default_rng(speaker.seed)
+    entries = []
+    with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
+        synthesiser = Synthesiser({"speaker": draw_voice(rng, speaker.sex)}, Path(folder))
+        for number, ids in enumerate(speaker.sessions, start=1):
+            channel = draw_channel(rng)
+            rate, pitch = rng.uniform(0.93, 1.07), rng.uniform(44, 56)  # the mood of the day
+            for name in ids:
+                speech = channel.record(rng, _speak(rng, synthesiser, rate, pitch))
+                path = speaker.audio / f"{name}.flac"
+                with writing(path) as temporary:
+                    soundfile.write(temporary, speech, SAMPLE_RATE, "PCM_16", format="FLAC")
+                session = f"{speaker.name}-{number}"
+                entries.append(Entry(name, path, len(speech), speaker.name, speaker.sex, session))
+    return entries
+
+
+def _speak(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitch: float) -> np.ndarray:
+    """float [n] at 16 kHz: a sentence of 3 to 6 seconds, in a rate and pitch close to those given."""
+    rate, pitch = rate * rng.uniform(0.95, 1.05), int(np.clip(rng.normal(pitch, 3), 30, 70))
+    for _ in range(100):
+        text = draw_sentence(rng, *WORDS)
+        speech = synthesiser.say("speaker", text, rate, pitch, pitch_range=int(rng.integers(40, 61)))
+        if SHORTEST <= len(speech) / synthesiser.sample_rate <= LONGEST:
+            factor = gcd(SAMPLE_RATE, synthesiser.sample_rate)
+            return resample_poly(speech / 32768, SAMPLE_RATE // factor, synthesiser.sample_rate // factor)
+    raise RuntimeError("none of a hundred sentences has a fitting length")
+
+
+def draw_trials(
+    entries: list[Entry], nontargets_per_target: int, seed: int
+) -> tuple[list[str], list[str], np.ndarray]:
+    """(enrol, test, targets): ids, ids and bool, each [trials], sorted by id."""
+    first, second = np.triu_indices(len(entries), 1)
+    speaker, session, sex = np.array([(entry.speaker, entry.session, entry.sex) for entry in entries]).T
+    same_speaker, same_sex = speaker[first] == speaker[second], sex[first] == sex[second]
+    targets = np.flatnonzero(same_speaker & (session[first] != session[second]))
+    rng = np.random.default_rng([seed, 3])
+    wanted = len(targets) * nontargets_per_target
+    alike = _sample(rng, ~same_speaker & same_sex, wanted * SAME_SEX_SHARE)
+    unlike = _sample(rng, ~same_speaker & ~same_sex, wanted * (1 - SAME_SEX_SHARE))
+    chosen = np.sort(np.concatenate([targets, alike, unlike]))
+    ids = [entry.id for entry in entries]
+    return [ids[i] for i in first[chosen]], [ids[i] for i in second[chosen]], same_speaker[chosen]
+
+
+def _sample(rng: np.random.Generator, pairs: np.ndarray, count: float) -> np.ndarray:
+    pool = np.flatnonzero(pairs)
+    return rng.choice(pool, min(round(count), len(pool)), replace=False)
+
+
+if __name__ == "__main__":
+    run(main, Options)
