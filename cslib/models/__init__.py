@@ -1,0 +1,1 @@
+"""One network a file; a configuration names the file."""

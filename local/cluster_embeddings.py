@@ -1,0 +1,78 @@
+"""Cluster embeddings into pseudo-labels; the number of clusters is given, or chosen without any label.
+
+    python local/cluster_embeddings.py --embeddings exp/mini_csc/embeddings/train.scp \\
+        --out exp/mini_csc/round1/pseudo_labels.tsv
+
+Writes `utterance<TAB>label` (-1 = rejected) and, beside it, clusters.json: what was weighed and what was
+chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cslib.clustering import ClusterConfig, Clustering, cluster, compare, summary
+from cslib.config import run
+from cslib.data.labels import read_table, write_labels
+from cslib.embeddings import read_embeddings
+from cslib.files import write_json
+
+
+@dataclass(kw_only=True)
+class Options(ClusterConfig):
+    embeddings: Path  # what extract_embeddings.py wrote for the training set, <out>.scp
+    out: Path  # pseudo-labels to write
+    previous: Path | None = None  # pseudo-labels of the round before: how alike they are tells when to stop
+
+
+def main(options: Options) -> None:
+    ids, embeddings = read_embeddings(options.embeddings)
+    result = cluster(embeddings, options)
+    show(result)
+    largest = result.table[-1]["clusters"]
+    if options.choose != "threshold" and not options.clusters and result.chosen == largest:
+        print(
+            "the largest candidate came out best: there may be more clusters, see --candidates, --centroids"
+        )
+    report = summary(result, options)
+    if options.previous:
+        report["agreement_with_previous"] = agreement = agreement_with(options.previous, ids, result)
+        print(f"like the labels of the round before: NMI {agreement['nmi']:.3f}, ARI {agreement['ari']:.3f}")
+    write_json(options.out.with_name("clusters.json"), report)
+    write_labels(options.out, ids, result.labels)
+    print(
+        f"{options.out}: {len(ids) - result.rejected:,} of {len(ids):,} utterances in {result.clusters:,} "
+        f"clusters, {result.rejected:,} rejected"
+    )
+
+
+def show(result: Clustering) -> None:
+    """The candidates as a table, the chosen one marked."""
+    columns = list(result.table[0])
+    print("  ".join(f"{name:>11}" for name in columns))
+    for row in result.table:
+        mark = " <" if row["clusters"] == result.chosen else ""
+        print(
+            "  ".join(
+                f"{row[name]:>11,}" if isinstance(row[name], int) else f"{row[name]:>11.3f}"
+                for name in columns
+            )
+            + mark
+        )
+
+
+def agreement_with(previous: Path, ids: list[str], result: Clustering) -> dict[str, float]:
+    """NMI and ARI on the utterances that neither round rejected."""
+    table = read_table(previous)
+    pairs = [
+        (label, table[name])
+        for name, label in zip(ids, result.labels, strict=True)
+        if label >= 0 and table.get(name, "-1") != "-1"
+    ]
+    labels, others = zip(*pairs, strict=True)
+    return {name: value for name, value in compare(labels, others).items() if name != "purity"}
+
+
+if __name__ == "__main__":
+    run(main, Options)

@@ -1,0 +1,35 @@
+"""Compare pseudo-labels with the true speakers. Only prints: nothing in a recipe may depend on it.
+
+    python local/diagnose_clusters.py --labels exp/mini_csc/round1/pseudo_labels.tsv \\
+        --speakers data/mini/train/speakers.tsv
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cslib.clustering import compare
+from cslib.config import run
+from cslib.data.labels import read_table
+from cslib.scoring.speakers import read_speakers
+
+
+@dataclass
+class Options:
+    labels: Path  # what cluster_embeddings.py wrote
+    speakers: Path  # data/<set>/speakers.tsv
+
+
+def main(options: Options) -> None:
+    table = {name: label for name, label in read_table(options.labels).items() if label != "-1"}
+    speakers = read_speakers(options.speakers, list(table))
+    scores = compare(list(table.values()), speakers)
+    print(
+        f"{len(table):,} utterances, {len(set(table.values())):,} clusters, {len(set(speakers)):,} speakers: "
+        f"NMI {scores['nmi']:.3f}, ARI {scores['ari']:.3f}, purity {scores['purity']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    run(main, Options)

@@ -1,0 +1,122 @@
+"""From audio to embeddings on disk, with a network and without one."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from cslib.config import UserError, parse
+from cslib.data.manifests import Entry, write_set
+from cslib.embeddings import read_embeddings
+from cslib.models import resnet
+from cslib.training import checkpoint
+from local import extract_embeddings, extract_floor
+
+NETWORK = {"num_mels": 24, "channels": [4, 6], "blocks": [1, 1], "stem_stride": 2, "embedding_size": 8}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A set of ten utterances of noise, each coloured otherwise, and a checkpoint of an untrained network."""
+    rng, entries = np.random.default_rng(0), []
+    for index in range(10):
+        audio = np.convolve(rng.normal(0, 1000, 9000 + 500 * index), rng.random(8), "same").astype(np.int16)
+        soundfile.write(tmp_path / f"u{index}.wav", audio, 16000)
+        entries.append(Entry(f"u{index}", tmp_path / f"u{index}.wav", len(audio)))
+    write_set(tmp_path / "set", entries)
+    save_checkpoint(tmp_path / "final.pt", seed=0)
+    return tmp_path
+
+
+def save_checkpoint(path, seed):
+    torch.manual_seed(seed)
+    network = resnet.build(resnet.Config(**NETWORK))
+    config = {"network": {"name": "resnet", **NETWORK}}
+    checkpoint.save(path, {"config": config, "encoder": checkpoint.encoder_state(network)})
+
+
+def extract(folder, out, *more):
+    words = ["--checkpoint", folder / "final.pt", "--cuts", folder / "set", "--out", folder / out, *more]
+    extract_embeddings.main(parse(extract_embeddings.Options, [*map(str, words), "--workers", "0"]))
+    return folder / f"{out}.scp"
+
+
+def test_every_utterance_gets_its_own_embedding(folder, capsys):
+    ids, values = read_embeddings(extract(folder, "x"))
+    assert ids == [f"u{index}" for index in range(10)]
+    encoder = checkpoint.load_encoder(folder / "final.pt")
+    audio = soundfile.read(folder / "u3.wav", dtype="float32")[0]
+    with torch.inference_mode():
+        expected = encoder.embed(torch.from_numpy(audio)[None])[0]
+    np.testing.assert_allclose(values[3], expected, atol=1e-5)
+    assert "10 of 10 utterances" in capsys.readouterr().out
+
+
+def test_batch_size_does_not_change_the_embeddings(folder):
+    _, one = read_embeddings(extract(folder, "one", "--batch-seconds", "0.1"))
+    _, many = read_embeddings(extract(folder, "many", "--batch-seconds", "100"))
+    np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+def test_a_second_run_does_nothing_until_the_checkpoint_changes(folder, capsys):
+    _, before = read_embeddings(extract(folder, "x"))
+    extract(folder, "x")
+    assert "nothing to do" in capsys.readouterr().out
+    save_checkpoint(folder / "final.pt", seed=1)
+    os.utime(folder / "final.pt", (time.time() + 10,) * 2)
+    _, after = read_embeddings(extract(folder, "x"))
+    assert not np.allclose(before, after)
+
+
+def test_parts_in_any_order_make_the_whole(folder):
+    _, whole = read_embeddings(extract(folder, "whole"))
+    for index in (3, 1, 2):
+        scp = extract(folder, "x", "--part", f"{index}/3")
+    ids, joined = read_embeddings(scp)
+    assert ids == [f"u{index}" for index in range(10)]
+    np.testing.assert_allclose(joined, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "streams, message", [("all", "one embedding"), ("both", "dominant or all")]
+)
+def test_streams_that_a_network_does_not_have_are_refused(folder, streams, message):
+    with pytest.raises(UserError, match=message):
+        extract(folder, "x", "--streams", streams)
+    assert not (folder / "x.scp").exists()
+
+
+def test_an_unreadable_file_leaves_no_list_behind(folder):
+    (folder / "u4.wav").write_bytes(b"not audio")
+    with pytest.raises(UserError, match="u4.wav"):
+        extract(folder, "x")
+    assert not (folder / "x.scp").exists()
+
+
+def floor(folder, out="floor/test"):
+    words = ["--train", folder / "set", "--cuts", folder / "set", "--out", folder / out, "--num-mels", "3"]
+    extract_floor.main(parse(extract_floor.Options, [*map(str, words), "--workers", "0"]))
+    return folder / f"{out}.scp"
+
+
+def test_floor_is_white_on_its_training_set(folder, monkeypatch):
+    monkeypatch.setattr(extract_floor, "VARIANCE_FLOOR", 0.0)
+    ids, values = read_embeddings(floor(folder))
+    assert ids == [f"u{index}" for index in range(10)]
+    np.testing.assert_allclose(values.mean(0), np.zeros(6), atol=1e-3)
+    np.testing.assert_allclose(values.T @ values / 10, np.eye(6), atol=2e-2)
+
+
+def test_floor_does_not_blow_up_directions_of_little_variance(folder):
+    _, values = read_embeddings(floor(folder))
+    assert values.var(0).max() == pytest.approx(1, abs=1e-2)
+    assert values.var(0).min() < 0.9
+
+
+def test_floor_runs_once(folder, capsys):
+    floor(folder)
+    floor(folder)
+    assert "nothing to do" in capsys.readouterr().out

@@ -1,0 +1,77 @@
+"""The residual network: size, gradients, and that padding and company in a batch change nothing."""
+
+import pytest
+import torch
+
+from cslib.config import UserError
+from cslib.models.pooling import AttentiveStatisticsPooling, StatisticsPooling
+from cslib.models.resnet import Config, build
+
+TINY = {"num_mels": 24, "channels": [4, 6], "blocks": [1, 2], "embedding_size": 8}
+
+
+def audio(*shape):
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def trained(config):
+    """A network whose batch norms have seen data, so that a leak through them would show."""
+    torch.manual_seed(0)
+    network = build(config)
+    network(audio(6, 16000))
+    return network.eval()
+
+
+def test_light_resnet34_has_two_million_parameters():
+    network = build(Config())
+    total = sum(p.numel() for p in network.parameters())
+    projection = sum(p.numel() for p in network.project.parameters())
+    assert round(total / 1e6, 2) == 1.99
+    assert round(projection / 1e6, 2) == 0.66
+    assert network.project[0].in_features == 2560
+
+
+@pytest.mark.parametrize("pooling", ["statistics", "attentive"])
+@pytest.mark.parametrize("stem_stride", [1, 2, 4])
+def test_padding_and_neighbours_do_not_change_an_embedding(pooling, stem_stride):
+    network = trained(Config(**TINY, pooling=pooling, stem_stride=stem_stride))
+    lengths = torch.tensor([16000, 12345, 8001])
+    batch = audio(3, 16000)
+    together = network.embed(batch, lengths)
+    for row, length in enumerate(lengths):
+        alone = network.embed(batch[row : row + 1, :length])
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_embedding_does_not_depend_on_the_level():
+    network = trained(Config(**TINY))
+    torch.testing.assert_close(network(audio(2, 16000)), network(0.1 * audio(2, 16000)), atol=1e-2, rtol=1e-2)
+
+
+def test_every_parameter_gets_a_gradient():
+    network = build(Config(**TINY, pooling="attentive"))
+    network(audio(4, 8000)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("wrong", [{"pooling": "max"}, {"channels": []}, {"channels": [4], "blocks": [1, 1]}])
+def test_a_wrong_configuration_is_refused(wrong):
+    with pytest.raises(UserError, match="network"):
+        build(Config(**(TINY | wrong)))
+
+
+def test_statistics_pooling_is_mean_and_population_deviation():
+    frames = torch.randn(2, 3, 50)
+    mask = torch.arange(50) < torch.tensor([[50], [20]])
+    pooled = StatisticsPooling(3)(frames, mask)
+    for row, length in enumerate((50, 20)):
+        inside = frames[row, :, :length]
+        expected = torch.cat([inside.mean(-1), inside.std(-1, unbiased=False)])
+        torch.testing.assert_close(pooled[row], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_pooling_of_a_constant_has_a_finite_gradient():
+    for pooling in (StatisticsPooling(3), AttentiveStatisticsPooling(3)):
+        frames = torch.ones(2, 3, 10, requires_grad=True)
+        pooling(frames).sum().backward()
+        assert frames.grad.isfinite().all()

@@ -1,0 +1,151 @@
+"""Clustering against scipy and scikit-learn, and the choice of the number of clusters without labels."""
+
+import numpy as np
+import pytest
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+
+from cslib.clustering import (
+    ClusterConfig,
+    Tree,
+    average_linkage,
+    by_size,
+    cluster,
+    compare,
+    group_sums,
+    grow,
+    normalise,
+    partition,
+    silhouette,
+)
+from cslib.config import UserError
+
+
+def random_vectors(count, size=16, seed=0):
+    return normalise(np.random.default_rng(seed).standard_normal((count, size)))
+
+
+def speakers(count=20, each=15, noise=1.3, size=64, seed=0):
+    """Embeddings of `count` speakers around random centres, and who speaks."""
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat(np.arange(count), each)
+    values = rng.standard_normal((count, size))[speaker] + noise * rng.standard_normal((len(speaker), size))
+    return values.astype(np.float32), speaker
+
+
+def test_average_linkage_is_scipys():
+    vectors = random_vectors(300)
+    merges, similarities = average_linkage(vectors, np.ones(300))
+    reference = linkage(pdist(vectors.astype(np.float64), "cosine"), "average")
+    np.testing.assert_allclose(1 - similarities, reference[:, 2], atol=1e-5)
+    tree = Tree(np.arange(300), 300, merges, similarities)
+    for clusters in (2, 10, 50, 150):
+        expected = fcluster(reference, clusters, "maxclust")
+        assert adjusted_rand_score(expected, tree.cut(clusters)) == 1.0
+
+
+def test_average_linkage_of_cells_counts_every_utterance_in_them():
+    vectors = random_vectors(60)
+    cells = np.repeat(np.arange(20), 3)
+    merges, similarities = average_linkage(*group_sums(vectors, cells))
+    first, second = merges[0]
+    expected = (vectors[cells == first] @ vectors[cells == second].T).mean()
+    assert similarities[0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("copies", [2, 10])
+def test_average_linkage_ends_where_all_likenesses_are_equal(copies):
+    vectors = np.repeat(random_vectors(20), copies, axis=0)
+    merges, similarities = average_linkage(vectors, np.ones(len(vectors)))
+    tree = Tree(np.arange(len(vectors)), len(vectors), merges, similarities)
+    assert len(merges) == len(vectors) - 1
+    assert compare(tree.cut(20), np.repeat(np.arange(20), copies))["ari"] == 1.0
+
+
+def test_silhouette_is_scikit_learns():
+    vectors, labels = random_vectors(200), np.random.default_rng(1).integers(0, 7, 200)
+    labels[0] = 7  # alone in its cluster
+    expected = silhouette_score(vectors, labels, metric="cosine")
+    assert silhouette(vectors, labels, sample=200) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("choose", ["silhouette", "stability"])
+def test_the_number_of_speakers_is_found_without_labels(choose):
+    values, speaker = speakers()
+    result = cluster(values, ClusterConfig(choose=choose))
+    assert 18 <= result.clusters <= 24
+    assert compare(result.labels, speaker)["nmi"] > 0.95
+
+
+def test_threshold_stops_where_clusters_are_less_alike_than_it():
+    values, _ = speakers()
+    tree = grow(normalise(values), ClusterConfig())
+    result = cluster(values, ClusterConfig(choose="threshold", threshold=0.3, reassign=0))
+    assert result.clusters == 1 + np.count_nonzero(tree.similarities < 0.3)
+    assert result.clusters in [row["clusters"] for row in result.table]
+
+
+def test_a_given_number_of_clusters_is_kept():
+    values, _ = speakers()
+    result = cluster(values, ClusterConfig(clusters=33, reassign=0))
+    assert result.clusters == result.labels.max() + 1 == 33
+    assert [row["clusters"] for row in result.table] == [33]
+
+
+def test_reassignment_mends_what_the_tree_merged_too_early():
+    values, speaker = speakers(noise=1.8)
+    vectors, nmi = normalise(values), {}
+    tree = grow(vectors, ClusterConfig())
+    for rounds in (0, 5):
+        labels = partition(vectors, tree, 20, ClusterConfig(reassign=rounds))
+        nmi[rounds] = compare(labels, speaker)["nmi"]
+    assert nmi[5] > nmi[0] + 0.05
+
+
+def test_the_same_seed_gives_the_same_labels():
+    values, _ = speakers(noise=2)
+    first, second, other = (
+        cluster(values, ClusterConfig(clusters=20, seed=seed)).labels for seed in (3, 3, 4)
+    )
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+def test_small_clusters_are_rejected():
+    values, _ = speakers()
+    values = np.concatenate([values, -values[:1]])  # one utterance that is like nobody's
+    result = cluster(values, ClusterConfig(clusters=21, centroids=301, min_size=3))
+    assert result.labels[-1] == -1
+    assert result.rejected == np.count_nonzero(result.labels == -1)
+    assert (np.bincount(result.labels[result.labels >= 0]) >= 3).all()
+
+
+def test_labels_are_numbered_by_falling_size():
+    labels = by_size(np.array([5, 5, 9, 2, 2, 2, 7, 7]), min_size=2)
+    assert labels.tolist() == [1, 1, -1, 0, 0, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"clusters": 1000}, "ask for fewer"),
+        ({"choose": "guess"}, "--choose guess"),
+        ({"candidates": [5, 1000]}, "--candidates"),
+        ({"clusters": 70, "min_size": 200}, "--min-size"),
+    ],
+)
+def test_impossible_wishes_are_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        cluster(speakers()[0], ClusterConfig(**config))
+
+
+@pytest.mark.parametrize("values", [np.ones((10, 2, 3)), np.ones((1, 3)), np.zeros((10, 3))])
+def test_what_cannot_be_clustered_is_refused(values):
+    with pytest.raises(UserError):
+        cluster(values.astype(np.float32), ClusterConfig())
+
+
+def test_purity_is_the_share_of_the_most_frequent_speaker():
+    scores = compare([0, 0, 0, 1, 1, 2], ["a", "a", "b", "b", "b", "a"])
+    assert scores["purity"] == pytest.approx(5 / 6)
