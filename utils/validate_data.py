@@ -213,8 +213,7 @@ def header_complaint(recording: dict[str, Any]) -> tuple[str, str]:
 
 
 def _spelt_out(words: list[str]) -> list[str]:
-    """The folder may be given without its option's name, and --full without a value."""
-    words = ["--full=true" if word == "--full" else word for word in words]
+    """The folder may be given without its option's name."""
     return ["--data", *words] if words and not words[0].startswith("-") else words
 
 

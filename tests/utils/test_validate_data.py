@@ -113,4 +113,4 @@ def test_command_takes_the_folder_by_position_and_ends_with_status_1(data):
     (data.parent / "u0.flac").unlink()
     failed = command()
     assert failed.returncode == 1
-    assert failed.stderr.splitlines()[-1].startswith("audio files that are not there: 1")
+    assert failed.stderr.splitlines()[-1].startswith("error: audio files that are not there: 1")

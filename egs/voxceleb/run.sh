@@ -1,0 +1,189 @@
+#!/usr/bin/env bash
+# Speaker verification learnt without labels: from recordings to a table of equal error rates.
+#
+#   bash egs/voxceleb/run.sh                     on a corpus that is synthesised here: no data, no GPU needed
+#   bash egs/voxceleb/run.sh --corpus folder --train-dir A --test-dir B [--noise-dir C] [--rir-dir D]
+#   bash egs/voxceleb/run.sh --corpus voxceleb --voxceleb1 A --voxceleb2 B --musan C --rirs D --gpus 4
+#
+# Stage        reads                                writes
+#   1 data     the corpus folders                   data/<corpus>/train, test: manifests and trial lists
+#   2 noise    train, the noise and room folders    data/<corpus>/noise, noise_test: banks; test_adverse
+#   3 train    train, noise, the config             exp/<run>/checkpoints, log.jsonl, tensorboard
+#   4 extract  train, test, test_adverse, final.pt  exp/<run>/embeddings, and floor/embeddings: no network at all
+#   5 rounds   the embeddings of train              exp/<run>/round1: pseudo_labels.tsv, checkpoints, embeddings
+#   6 score    embeddings, trial lists              exp/<run>/scores
+#   7 results  scores                               exp/<run>/results.json, det.png, and the table on the screen
+#
+# A stage that is done is skipped; it runs again when its config or its inputs have changed. Paths that you give are
+# relative to where you are; the default folders data/ and exp/ lie in the project's root.
+set -euo pipefail
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
+. "$root/utils/parse_options.sh"
+. "$root/utils/stage.sh"
+
+stage=1          # first stage to run
+stop_stage=7     # last stage to run
+corpus=mini      # mini (synthesised here), folder (recordings of your own) or voxceleb
+method=csc       # how to learn: the name of a config
+config=          # the config (default: conf/mini/<method>.yaml for mini and without a GPU, else conf/<method>.yaml)
+rounds=1         # pseudo-label rounds after the first training; their config is round.yaml beside the config
+data=            # folder for the prepared corpus (default: data/<corpus>)
+exp=             # folder for the run (default: exp/<corpus>_<method>)
+seed=1           # random seed of training and clustering; the corpus stays the same
+nj=$(getconf _NPROCESSORS_ONLN)    # processes that prepare data
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c -m 1 ^GPU || true)    # GPUs to train on; 0: the CPU
+train_dir=       # folder: recordings to learn from, in any tree, without labels
+test_dir=        # folder: recordings to test on, one folder a speaker
+noise_dir=       # folder: noises (default: synthetic ones)
+rir_dir=         # folder: room impulse responses (default: synthetic ones)
+voxceleb1=       # voxceleb: VoxCeleb1, dev and test, as published
+voxceleb2=       # voxceleb: VoxCeleb2, dev, as published; m4a is converted once, which takes 150 GB
+trial_lists=     # voxceleb: folder of veri_test.txt, veri_test2.txt, ... (default: that of --voxceleb1)
+musan=           # voxceleb: MUSAN
+rirs=            # voxceleb: OpenSLR 28, RIRS_NOISES
+parse_options "$@"
+
+# All that was given is checked before anything is made.
+case $corpus in
+  mini) ;;
+  folder) required train_dir test_dir ;;
+  voxceleb) required voxceleb1 voxceleb2 musan rirs ;;
+  *) fail "--corpus is mini, folder or voxceleb, not '$corpus'" ;;
+esac
+only_with folder train_dir test_dir noise_dir rir_dir
+only_with voxceleb voxceleb1 voxceleb2 trial_lists musan rirs
+existing_folders train_dir test_dir noise_dir rir_dir voxceleb1 voxceleb2 trial_lists musan rirs
+((1 <= stage && stage <= stop_stage && stop_stage <= 7)) ||
+  fail "--stage $stage --stop-stage $stop_stage: the stages are 1 to 7, and the first comes before the last"
+absolute_paths config data exp
+cd "$root"
+data=${data:-data/$corpus} exp=${exp:-exp/${corpus}_$method}
+conf=egs/voxceleb/conf device=cuda launcher=()
+[ "$gpus" -gt 0 ] || device=cpu
+[ "$gpus" -lt 2 ] || launcher=(torchrun --standalone --nproc-per-node "$gpus")
+if [ "$corpus" = mini ] || [ "$device" = cpu ]; then conf=$conf/mini; fi
+config=${config:-$conf/$method.yaml} round_config=$(dirname "$config")/round.yaml
+[ "$rounds" -gt 0 ] || round_config=$config
+for file in "$config" "$round_config"; do
+  [ -f "$file" ] || fail "there is no config $file; in $conf there are: $(cd "$conf" && echo *.yaml)"
+done
+. ./path.sh
+if [ "$gpus" -gt 0 ]; then
+  found=$(python -c 'import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)')
+  [ "$gpus" -le "$found" ] || fail "--gpus $gpus: torch can use $found GPUs here; --gpus 0 takes the CPU"
+fi
+for file in "$config" "$round_config"; do
+  check=(python local/train.py --config "$file" --data "$data/train" --exp "$exp" --print_config)
+  problem=$("${check[@]}" 2>&1 >/dev/null) || fail "$file: ${problem#error: }"
+done
+
+log "data in $data, run in $exp, config $config; '. ./path.sh' in your shell, and the commands below can be copied"
+keep_markers_in "$data"
+if stage 1 "data ($corpus)"; then
+  case $corpus in
+    mini)   # 1000 utterances of 100 speakers to learn from, 240 of 20 others to test on
+      makes "$data"/{train,test,mini.json}
+      run local/prepare_mini.py --out "$data" --nj "$nj" ;;
+    folder)
+      reads "$train_dir" "$test_dir"
+      continues "$data"/{train,test}
+      run local/prepare_folder.py --train-dir "$train_dir" --test-dir "$test_dir" --data "$data" --nj "$nj" ;;
+    voxceleb)   # 1,092,009 utterances to learn from, 153,516 to test on; a deviation is reported
+      reads "$voxceleb1" "$voxceleb2" ${trial_lists:+"$trial_lists"}
+      continues "$data"/{train,test}
+      run local/prepare_voxceleb.py --vox1 "$voxceleb1" --vox2 "$voxceleb2" \
+        ${trial_lists:+--trials "$trial_lists"} --data "$data" --nj "$nj" ;;
+  esac
+  run utils/validate_data.py "$data/train"
+  run utils/validate_data.py "$data/test"
+fi
+
+if stage 2 "noise, babble, rooms and the adverse test set"; then
+  # No recording is both in noise and in noise_test: a system is tested on noises and rooms that it never heard.
+  makes "$data"/{noise,noise_test}
+  case $corpus in
+    voxceleb)
+      reads "$musan" "$rirs"
+      run local/prepare_noise.py --out "$data" --musan "$musan" --rirs "$rirs" --babble 1000 ;;
+    *)
+      reads ${noise_dir:+"$noise_dir"} ${rir_dir:+"$rir_dir"}
+      run local/prepare_noise.py --out "$data" --synthetic \
+        ${noise_dir:+--noise-dir "$noise_dir"} ${rir_dir:+--rir-dir "$rir_dir"} ;;
+  esac
+  # In clean trials the channel helps to give speakers away. Here every recording has a room and a noise of its own.
+  makes "$data/test_adverse"
+  adverse=(local/make_adverse.py --test "$data/test" --noise "$data/noise_test" --out "$data/test_adverse" --nj "$nj")
+  [ "$corpus" != voxceleb ] || adverse+=(--trials vox1_o --only-trials)
+  run "${adverse[@]}"
+  run utils/validate_data.py "$data/test_adverse"
+fi
+
+# FOLDER CONFIG [OPTION...]: a network, learnt into FOLDER/checkpoints. An interrupted training is continued.
+train() {
+  continues "$1/checkpoints"
+  run "${launcher[@]}" local/train.py --config "$2" --data "$data/train" --noise "$data/noise" --exp "$1" \
+    --seed "$seed" --device "$device" "${@:3}"
+}
+
+# FOLDER: what its network makes of every utterance.
+extract() {
+  local set
+  for set in train test test_adverse; do
+    continues "$1/embeddings/$set.scp"
+    run local/extract_embeddings.py --checkpoint "$1/checkpoints/final.pt" --cuts "$data/$set" \
+      --out "$1/embeddings/$set" --device "$device"
+  done
+}
+
+keep_markers_in "$exp"
+if stage 3 "train $method"; then
+  train "$exp" "$config"   # mini, two cores: TODO-LEAD minutes
+fi
+
+if stage 4 "extract embeddings"; then
+  for set in train test test_adverse; do
+    # The floor: mean and standard deviation of log-mel frames, whitened on train. What learns has to beat it.
+    continues "$exp/floor/embeddings/$set.scp"
+    run local/extract_floor.py --train "$data/train" --cuts "$data/$set" --out "$exp/floor/embeddings/$set" \
+      --device "$device"
+  done
+  extract "$exp"
+fi
+
+if stage 5 "pseudo-label rounds ($rounds)"; then
+  last=$exp
+  for ((round = 1; round <= rounds; round++)); do
+    # Neither clustering nor training sees a speaker: the number of clusters is chosen without labels.
+    labels=$exp/round$round/pseudo_labels.tsv
+    makes "$labels"
+    run local/cluster_embeddings.py --embeddings "$last/embeddings/train.scp" --out "$labels" --seed "$seed"
+    if [ -f "$data/train/speakers.tsv" ]; then   # only prints how the clusters compare with the speakers
+      run local/diagnose_clusters.py --labels "$labels" --speakers "$data/train/speakers.tsv"
+    fi
+    last=$exp/round$round
+    train "$last" "$round_config" --labels "$labels"
+    extract "$last"
+  done
+fi
+
+if stage 6 "score"; then
+  makes "$exp/scores"
+  systems=("floor=$exp/floor" "$method=$exp")
+  for ((round = 1; round <= rounds; round++)); do systems+=("round$round=$exp/round$round"); done
+  for system in "${systems[@]}"; do
+    for list in "$data"/{test,test_adverse}/trials/*.txt; do
+      set=$(basename "$(dirname "$(dirname "$list")")")
+      run local/score_trials.py --system "${system%%=*}" --embeddings "${system#*=}/embeddings/$set.scp" \
+        --cohort "${system#*=}/embeddings/train.scp" --trials "$list" --speakers "$data/$set/speakers.tsv" \
+        --out "$exp/scores" --device "$device"
+    done
+  done
+fi
+
+if stage 7 "results"; then
+  write_seconds "$exp/seconds.json"
+  continues "$exp/results.json" "$exp/det.png"
+  run local/make_results.py --exp "$exp" --recipe voxceleb --corpus "$corpus" --method "$method" --seed "$seed" \
+    --seconds "$exp/seconds.json"
+fi
+end_stages

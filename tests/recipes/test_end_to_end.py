@@ -1,0 +1,92 @@
+"""egs/voxceleb/run.sh from recordings to results.json: eight synthetic speakers, networks of a few weights.
+
+The recordings come from the mini corpus and enter as somebody's own folders, so that both ways in are walked.
+"""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+STAGES = 7
+
+pytestmark = pytest.mark.end_to_end
+
+
+def recordings(folder: Path) -> None:
+    """folder/learn/*.flac and folder/speakers/<speaker>/*.flac"""
+    subprocess.run(
+        [sys.executable, "local/prepare_mini.py", "--out", folder / "mini", "--train-speakers", "8",
+         "--train-utterances", "2", "--test-speakers", "4", "--test-sessions", "2", "--test-utterances", "2"],
+        cwd=ROOT, env=ENVIRONMENT, check=True)
+    (folder / "mini" / "train" / "audio").rename(folder / "learn")
+    with open(folder / "mini" / "test" / "speakers.tsv", encoding="utf-8") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            speaker = folder / "speakers" / row["speaker"]
+            speaker.mkdir(parents=True, exist_ok=True)
+            name = f"{row['utterance']}.flac"
+            (folder / "mini" / "test" / "audio" / name).rename(speaker / name)
+
+
+def run(folder: Path, *options: str) -> str:
+    done = subprocess.run(
+        ["bash", ROOT / "egs" / "voxceleb" / "run.sh", "--corpus", "folder", "--train-dir", "learn",
+         "--test-dir", "speakers", "--config", "conf/csc.yaml", "--data", "data", "--exp", "exp",
+         "--gpus", "0", *options], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(folder of the finished run, what it printed)"""
+    folder = tmp_path_factory.mktemp("recipe")
+    recordings(folder)
+    shutil.copytree(Path(__file__).parent / "conf", folder / "conf")
+    return folder, run(folder)
+
+
+def test_recipe_ends_with_results_of_every_system_and_list(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    results = json.loads((folder / "exp" / "results.json").read_text())
+    assert {key: results[key] for key in ("recipe", "corpus", "method", "seed")} == {
+        "recipe": "voxceleb", "corpus": "folder", "method": "csc", "seed": 1}
+    assert {(row["system"], row["trials"]) for row in results["rows"] if row["scoring"] == "cosine"} == {
+        (system, trials) for system in ("floor", "csc", "round1") for trials in ("clean", "adverse")}
+    assert set(results["seconds"]) == {str(stage) for stage in range(1, STAGES)}
+    for row in results["rows"]:
+        assert 0 <= row["eer_ci95"][0] <= row["eer"] <= 100 and row["targets"] > 0 and row["nontargets"] > 0
+    assert (folder / "exp" / "det.png").stat().st_size > 0
+    assert "EER" in printed
+
+
+def test_recipe_writes_only_into_its_two_folders(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    assert {path.name for path in folder.iterdir()} == {"mini", "learn", "speakers", "conf", "data", "exp"}
+    assert not list(folder.rglob("*.new")) and not list(folder.rglob(".writing-*"))
+
+
+def test_finished_recipe_runs_nothing_again(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoints/*.pt")}
+    printed = run(folder)
+    assert printed.count(": done already; to run it again delete ") == STAGES
+    assert "python local/" not in printed
+    assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoints/*.pt")}
+
+
+def test_changed_config_trains_again_on_the_same_data(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    config = folder / "conf" / "csc.yaml"
+    config.write_text(config.read_text().replace("steps: 3", "steps: 2"))
+    printed = run(folder, "--stop-stage", "3")
+    assert printed.count("done already") == 2
+    assert "python local/train.py" in printed
+    assert len((folder / "exp" / "log.jsonl").read_text().splitlines()) == 1

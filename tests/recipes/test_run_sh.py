@@ -1,0 +1,71 @@
+"""What egs/voxceleb/run.sh says to what it is told, before it makes anything."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUN = ROOT / "egs" / "voxceleb" / "run.sh"
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    """run.sh called from `folder`, where it would put data and exp."""
+    return subprocess.run(
+        ["bash", RUN, "--data", "data", "--exp", "exp", *options], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "VIRTUAL_ENV": sys.prefix})
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--sped", "3"], "there is no option --sped"),
+    (["--stage", "three"], "--stage takes a whole number, and 'three' is none"),
+    (["--stage", "8"], "--stage 8 --stop-stage 7: the stages are 1 to 7"),
+    (["--stage", "0"], "--stage 0 --stop-stage 7: the stages are 1 to 7"),
+    (["--stage", "5", "--stop-stage", "4"], "the first comes before the last"),
+    (["--rounds", "many"], "--rounds takes a whole number"),
+    (["--corpus", "timit"], "--corpus is mini, folder or voxceleb, not 'timit'"),
+    (["--corpus", "folder"], "--train-dir is missing: --corpus folder needs it"),
+    (["--corpus", "folder", "--train-dir", ".", "--test-dir", "none"], "--test-dir: there is no folder none"),
+    (["--corpus", "voxceleb", "--voxceleb1", "."], "--voxceleb2 is missing"),
+    (["--train-dir", "."], "--train-dir belongs to --corpus folder, and the corpus is mini"),
+    (["--method", "guess"], "conf/mini/guess.yaml; in egs/voxceleb/conf/mini there are: csc.yaml"),
+    (["--config", "guess.yaml"], "guess.yaml; in "),
+])
+def test_mistake_ends_with_one_sentence_and_nothing_is_made(
+        tmp_path: Path, options: list[str], sentence: str) -> None:
+    done = run(tmp_path, *options)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: ") and sentence in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong, sentence", [
+    ("training: {stepz: 3}", "stepz"),
+    ("training: {steps: soon}", "steps"),
+    ("objective: {name: guess}", "guess"),
+    ("network: [", "not valid YAML"),
+])
+def test_mistake_in_a_config_is_found_before_anything_is_made(
+        tmp_path: Path, wrong: str, sentence: str) -> None:
+    lines = {"objective": "objective: {name: csc}", "network": "network: {name: galr}"}
+    config = tmp_path / "wrong.yaml"
+    config.write_text("\n".join({**lines, wrong.partition(":")[0]: wrong}.values()) + "\n")
+    done = run(tmp_path, "--config", "wrong.yaml", "--rounds", "0")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert str(config) in done.stderr and sentence in done.stderr
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_help_lists_every_stage_and_every_option(tmp_path: Path) -> None:
+    done = run(tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    stages = ["data", "noise", "train", "extract", "rounds", "score", "results"]
+    for number, stage in enumerate(stages, start=1):
+        assert f"\n  {number} {stage} " in done.stdout
+    options = ["stage", "stop-stage", "corpus", "method", "config", "rounds", "data", "exp", "seed", "nj",
+               "gpus", "train-dir", "test-dir", "noise-dir", "rir-dir", "voxceleb1", "voxceleb2", "musan",
+               "rirs", "trial-lists"]
+    assert all(f"\n  --{option} " in done.stdout for option in options)
+    assert list(tmp_path.iterdir()) == []

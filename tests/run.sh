@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# All checks: style, shell scripts, tests. Arguments go to pytest:
+#
+#   bash tests/run.sh                           everything, under 15 minutes on two cores
+#   bash tests/run.sh -m "not end_to_end"       without the runs of whole recipes
+#   bash tests/run.sh tests/scoring -k ties
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+. ./path.sh
+ruff check .
+shellcheck --external-sources --source-path=. path.sh utils/*.sh egs/*/*.sh tests/*.sh .ci/run
+python -m pytest -q --durations=10 "$@"
