@@ -1,1 +1,1 @@
-"""Learning speech representations without labels. The library knows nothing of recipes, stages or corpora's folder names."""
+"""Learning speech representations without labels. The library knows nothing of recipes, stages or corpora."""

@@ -34,7 +34,7 @@ Options = TypeVar("Options")
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one plain sentence: what, what is wrong with it, what to do."""
+    """Something the user can mend. The message is one sentence: what, what is wrong with it, what to do."""
 
 
 class Part:
@@ -77,11 +77,13 @@ def run(main: Callable[[Options], Any], options: type[Options] | Callable[[], ty
 def parse(options: type[Options], argv: list[str] | None = None, description: str | None = None) -> Options:
     """Command line (default sys.argv) and any --config YAML files into the dataclass `options`.
 
-    Dashes and underscores are the same in option names. Raises UserError for an unknown option or a bad value.
+    Dashes and underscores are the same in option names, and `--flag` alone means true.
+    Raises UserError for an unknown option or a bad value.
     """
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
-    for path in configs_in(argv):
-        load_yaml(path)               # a damaged file is told here, by name
+    argv = _flags_spelt_out(options, argv)
+    for path in values_of("--config", argv):
+        load_yaml(Path(path))          # what is wrong with a file is told here, by its name
     parser = _parser(options, description)
     try:
         return _build(options, parser.parse_args(argv), parser)
@@ -90,7 +92,7 @@ def parse(options: type[Options], argv: list[str] | None = None, description: st
 
 
 def from_dict(kind: type[Options], values: dict[str, Any], where: str) -> Options:
-    """A dataclass from a plain dictionary; an unknown key or a bad value is a UserError that names `where`."""
+    """A dataclass from a plain dictionary; an unknown key or bad value is a UserError that names `where`."""
     parser = _parser(kind, None)
     try:
         return _build(kind, parser.parse_object(values), parser)
@@ -118,10 +120,11 @@ def find(package: str, name: str) -> Any:
     return importlib.import_module(f"cslib.{package}.{name}")
 
 
-def configs_in(argv: list[str]) -> list[Path]:
-    """The files that --config names on a command line, in order."""
-    return [Path(word.partition("=")[2] or following) for word, following in zip(argv, [*argv, ""][1:], strict=True)
-            if (word == "--config" and following) or word.startswith("--config=")]
+def values_of(option: str, argv: list[str]) -> list[str]:
+    """What an option is given on a command line, for what has to be known before that can be parsed."""
+    pairs = zip(argv, [*argv, ""][1:], strict=True)
+    return [word.partition("=")[2] or following for word, following in pairs
+            if (word == option and following) or word.startswith(f"{option}=")]
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -133,13 +136,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).replace(_NAMELESS, 'in ').split())})") from None
+        told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        raise UserError(f"{path}: not valid YAML ({told})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines")
     return values
-
-
-_NAMELESS = 'in "<unicode string>", '
 
 
 class _ParseError(Exception):
@@ -165,7 +166,8 @@ def _plain(message: str) -> str:
 
 _WORDS = {
     r"Parser key \"([^\"]+)\":;?": r"option \1:",
-    r"a <class 'float'>": "a number", r"a <class 'int'>": "a whole number", r"a <class 'bool'>": "true or false",
+    r"a <class 'float'>": "a number", r"a <class 'int'>": "a whole number",
+    r"a <class 'bool'>": "true or false",
     r"<class '(?:\w+\.)*(\w+)'>": r"\1",
     r"Not of type \w+: ": "", r": Expected ": ": expected ", r"\. Got value: ": ", got ",
     r"Group '([^']+)' does not accept option '([^']+)'": r"there is no option \1.\2",
@@ -184,6 +186,12 @@ def _underscored(word: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
 
 
+def _flags_spelt_out(options: type, argv: list[str]) -> list[str]:
+    flags = {f"--{field.name}" for field in dataclasses.fields(options) if isinstance(field.default, bool)}
+    return [f"{word}=true" if word in flags and (not following or following.startswith("--")) else word
+            for word, following in zip(argv, [*argv, ""][1:], strict=True)]
+
+
 def _parser(options: type, description: str | None) -> _Parser:
     _describe(options)
     parser = _Parser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
@@ -198,7 +206,7 @@ def _build(options: type[Options], values: Namespace, parser: _Parser) -> Option
 
 
 def _describe(options: type) -> None:
-    """Give the class, and those of its fields, a docstring with each field's help: the comment behind or above it."""
+    """Give the class, and those of its fields, a docstring with each field's help: the comment by it."""
     for field in dataclasses.fields(options):
         if dataclasses.is_dataclass(field.default_factory):
             _describe(field.default_factory)
@@ -236,4 +244,4 @@ def _comment(line: str) -> str:
     return next((t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT), "")
 
 
-__all__ = ["Part", "UserError", "configs_in", "find", "from_dict", "load_yaml", "parse", "run", "to_dict"]
+__all__ = ["Part", "UserError", "find", "from_dict", "load_yaml", "parse", "run", "to_dict", "values_of"]

@@ -26,6 +26,7 @@ def writing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     # The suffix stays last: libraries choose a format, or compression, by it.
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    mine = {str(file) for file in (temporary, path, *path.parents)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -33,6 +34,8 @@ def writing(path: Path | str) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        if error.filename is not None and str(error.filename) not in mine:
+            raise                     # of another file, which was to be read
         raise UserError(f"{path}: could not be written ({error.strerror or error}); what was there before is "
                         "untouched, make room or choose another folder") from error
     finally:
@@ -44,8 +47,9 @@ def write_lines(path: Path | str, lines: Iterable[str]) -> int:
     """Write the lines (without their ends) and return how many there were."""
     count = 0
     with writing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for count, line in enumerate(lines, start=1):
+        for line in lines:
             file.write(line + "\n")
+            count += 1
     return count
 
 
@@ -65,6 +69,18 @@ def read_json(path: Path | str) -> Any:
 
 def progress(items: Iterable[Item], what: str, total: int | None = None) -> tqdm[Item]:
     """A progress bar over `items`; where nobody watches, a line every 30 seconds in place of a moving bar."""
-    watched = sys.stderr.isatty()
-    return tqdm(items, desc=what, total=total, mininterval=0.5 if watched else 30.0, ascii=not watched,
-                ncols=None if watched else 100, dynamic_ncols=watched)
+    if sys.stderr.isatty():
+        return tqdm(items, desc=what, total=total, mininterval=0.5, dynamic_ncols=True)
+    return tqdm(items, desc=what, total=total, mininterval=30.0, delay=30.0, ascii=True, ncols=100,
+                file=_Lines())
+
+
+class _Lines:
+    """Standard error for a bar: every state of it is a line."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()

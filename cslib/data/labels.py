@@ -1,9 +1,9 @@
-"""Labels of utterances, one `utterance<TAB>label` a line under a header: pseudo-labels, or speakers where asked for."""
+"""Labels of utterances, a column of a table: `utterance<TAB>label` from clustering, -1 = rejected."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,36 +13,52 @@ from cslib.data.utterances import Utterances
 from cslib.files import write_lines
 
 
-def read_column(path: Path) -> Iterator[tuple[str, str]]:
-    """(utterance, second column) of each line. Raises UserError naming the line that is not of this form."""
+def read_column(path: Path, column: str) -> Iterator[tuple[str, str]]:
+    """(utterance, its value in `column`) of each line. Raises UserError when the file has no such column."""
     try:
         file = open(path, encoding="utf-8", newline="")  # noqa: SIM115 (closed below)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file of labels") from None
-    with file:
-        for number, line in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-            if len(line) < 2:
-                raise UserError(f"{path}: line {number} is not `utterance<TAB>label`")
-            if number > 1:
-                yield line[0], line[1]
+    try:
+        with file:
+            table = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if not {"utterance", column} <= set(table.fieldnames or []):
+                raise UserError(f"{path}: its first line does not name the columns utterance and {column}")
+            for line in table:
+                if not line["utterance"] or not line[column]:
+                    raise UserError(f"{path}: line {table.line_num} is not `utterance<TAB>{column}`")
+                yield line["utterance"], line[column]
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8; make it again") from None
 
 
-def read_labels(path: Path, utterances: Utterances) -> np.ndarray:
-    """int64 [n] class of each utterance, numbered 0..classes-1 in the order of their names; -1 where there is none.
+def read_table(path: Path, column: str = "label") -> dict[str, str]:
+    """Label of each utterance in the file. Raises UserError when an utterance has two."""
+    table: dict[str, str] = {}
+    for utterance, label in read_column(path, column):
+        if table.setdefault(utterance, label) != label:
+            raise UserError(f"{path}: {utterance} has two labels, {table[utterance]} and {label}; "
+                            "make it again")
+    return table
 
-    A label of -1 in the file, or no line at all, means "no class". Raises UserError when no utterance has one.
+
+def read_labels(path: Path, utterances: Utterances, column: str = "label") -> np.ndarray:
+    """int64 [n] class of each utterance, numbered 0..classes-1; -1 where the file says -1 or nothing.
+
+    The column has to be asked for by name: speakers cannot be mistaken for pseudo-labels.
+    Raises UserError when no utterance has a class.
     """
-    names = dict(read_column(path))
+    names = read_table(path, column)
     found = np.array([names.get(utterance, "-1") for utterance in utterances.ids()])
     labelled = found != "-1"
     if not labelled.any():
-        raise UserError(f"{path}: none of the {len(utterances):,} utterances to train on has a label in it; "
-                        "was it made for another data set?")
+        raise UserError(f"{path}: none of the {len(utterances):,} utterances to train on has a {column} "
+                        "in it; was it made for another data set?")
     labels = np.full(len(found), -1)
     labels[labelled] = np.unique(found[labelled], return_inverse=True)[1]
     return labels
 
 
-def write_labels(path: Path, utterances: list[str], labels: np.ndarray) -> None:
-    write_lines(path, ["utterance\tlabel", *(f"{utterance}\t{label}" for utterance, label
-                                             in zip(utterances, labels, strict=True))])
+def write_labels(path: Path, ids: Sequence[str], labels: Iterable[int]) -> None:
+    lines = [f"{name}\t{label}" for name, label in zip(ids, labels, strict=True)]
+    write_lines(path, ["utterance\tlabel", *lines])

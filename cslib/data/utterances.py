@@ -6,14 +6,13 @@ It is therefore read once, as a stream, into one flat file of fixed-width rows; 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import json
+import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -26,7 +25,7 @@ SAMPLE_RATE = 16000
 
 class Row(NamedTuple):
     id: str
-    path: str           # an audio file, or the tar that holds it
+    path: str           # an audio file, or the tar that holds it, relative to the set's folder
     offset: int         # where the audio begins in the file, in bytes; 0 for a file of its own
     size: int           # its length in bytes; 0 for a file of its own
     num_samples: int
@@ -36,7 +35,7 @@ class Utterances:
     """The utterances of one set, in manifest order.
 
     ids          str, by `id(row)` or `ids(rows)`
-    num_samples  int32 [n]
+    num_samples  int32 [n], mapped
     """
 
     def __init__(self, table: Path) -> None:
@@ -56,9 +55,10 @@ class Utterances:
         if not all(source.is_file() for source in sources):
             raise UserError(f"{folder}: there is no cuts.jsonl.gz in it; prepare the data first (stage 1)")
         table = folder / ("table.shards.npy" if shards else "table.npy")
-        newest = max(source.stat().st_mtime_ns for source in sources)
-        if not table.exists() or table.stat().st_mtime_ns < newest:
-            _write_table(table, lambda: _packed_rows(shards) if shards else _rows(sources[0]))
+        changed = max(source.stat().st_mtime_ns for source in sources)
+        # Equal, not later: a manifest that is put back may be older than the table of the one before.
+        if not table.exists() or table.stat().st_mtime_ns != changed:
+            _write_table(table, lambda: _packed_rows(shards) if shards else _rows(sources[0]), changed)
         return cls(table)
 
     def __len__(self) -> int:
@@ -69,14 +69,16 @@ class Utterances:
         return Utterances, (self._path,)
 
     def digest(self) -> str:
-        """A hash of the whole table: which utterances, where, how long."""
-        return hashlib.sha256(self._path.read_bytes()).hexdigest()
+        """A hash of the utterances' ids and lengths: the same when they are moved or packed."""
+        names = hashlib.sha256(b"\0".join(self._table["id"].tolist()))
+        names.update(self.num_samples.tobytes())
+        return names.hexdigest()
 
     def id(self, row: int) -> str:
         return self._table["id"][row].decode()
 
     def ids(self, rows: Iterable[int] | None = None) -> list[str]:
-        chosen = self._table["id"] if rows is None else self._table["id"][np.asarray(rows)]
+        chosen = self._table["id"] if rows is None else self._table["id"][np.asarray(rows, np.int64)]
         return [name.decode() for name in chosen]
 
     def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
@@ -85,7 +87,8 @@ class Utterances:
         Raises UserError when the file is gone, damaged, shorter than the manifest says or not 16 kHz mono.
         """
         entry = self._table[row]
-        path, wanted = entry["path"].decode(), int(entry["num_samples"]) - start if frames is None else frames
+        path = str(self._path.parent / entry["path"].decode())
+        wanted = int(entry["num_samples"]) - start if frames is None else frames
         try:
             with _audio_file(path, int(entry["offset"]), int(entry["size"])) as source, \
                     soundfile.SoundFile(source) as audio:
@@ -97,7 +100,8 @@ class Utterances:
         except (OSError, soundfile.LibsndfileError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again (stage 1)") from None
         if len(samples) != wanted:
-            raise UserError(f"{path}: ends {wanted - len(samples)} samples early; prepare the data again (stage 1)")
+            raise UserError(f"{path}: ends {wanted - len(samples)} samples early; "
+                            "prepare the data again (stage 1)")
         return samples
 
 
@@ -133,31 +137,47 @@ def _audio_file(path: str, offset: int, size: int) -> BinaryIO:
 
 
 def _rows(cuts: Path) -> Iterator[Row]:
-    with gzip.open(cuts, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            cut = json.loads(line)
-            recording = cut["recording"]
-            yield Row(cut["id"], recording["sources"][0]["source"], 0, 0, recording["num_samples"])
+    for cut in _cuts(cuts):
+        recording = cut["recording"]
+        yield Row(cut["id"], recording["sources"][0]["source"], 0, 0, recording["num_samples"])
 
 
 def _packed_rows(shards: list[Path]) -> Iterator[Row]:
     for cuts in shards:
         tar = cuts.with_name(cuts.name.replace("cuts.", "recording.").replace(".jsonl.gz", ".tar"))
-        members = {Path(member.name).stem: member for member in tarfile.open(tar) if not member.name.endswith(".json")}
-        with gzip.open(cuts, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                cut = json.loads(line)
-                member = members[cut["id"]]
-                yield Row(cut["id"], str(tar.resolve()), member.offset_data, member.size,
-                          round(cut["duration"] * SAMPLE_RATE))
+        members = _members(tar)
+        for cut in _cuts(cuts):
+            if cut["id"] not in members:
+                raise UserError(f"{tar}: {cut['id']} is not in it; delete {tar.parent} and pack again")
+            member = members[cut["id"]]
+            yield Row(cut["id"], f"{tar.parent.name}/{tar.name}", member.offset_data, member.size,
+                      round(cut["duration"] * SAMPLE_RATE))
 
 
-def _write_table(path: Path, rows) -> None:
+def _cuts(path: Path) -> Iterator[dict[str, Any]]:
+    from cslib.data.manifests import read_manifest  # which itself needs this module
+
+    return read_manifest(path)
+
+
+def _members(tar: Path) -> dict[str, tarfile.TarInfo]:
+    """The audio files in it, by id."""
+    try:
+        with tarfile.open(tar, "r:") as file:
+            return {member.name.rpartition(".")[0]: member for member in file
+                    if not member.name.endswith(".json")}
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"{tar}: cannot be read ({error}); delete {tar.parent} and pack again") from None
+
+
+def _write_table(path: Path, rows: Callable[[], Iterator[Row]], changed: int) -> None:
+    """changed  when the manifest was, in ns; the table gets the same time"""
     count = id_width = path_width = 0
     for count, row in enumerate(progress(rows(), "reading the manifest"), start=1):  # noqa: B007
         id_width, path_width = max(id_width, len(row.id.encode())), max(path_width, len(row.path.encode()))
     if not count:
-        raise UserError(f"{path.parent}: the set has no utterance; see rejected.tsv there for what was left out")
+        raise UserError(f"{path.parent}: the set has no utterance; "
+                        "see rejected.tsv there for what was left out")
     columns = [("id", f"S{id_width}"), ("path", f"S{path_width}"), ("offset", "i8"), ("size", "i8"),
                ("num_samples", "i4")]
     with writing(path) as temporary:
@@ -166,3 +186,4 @@ def _write_table(path: Path, rows) -> None:
             table[index] = (row.id.encode(), row.path.encode(), *row[2:])
         table.flush()
         del table
+        os.utime(temporary, ns=(changed, changed))

@@ -1,0 +1,327 @@
+"""The multi-task separative encoder: one mixture in, separated streams and one speaker embedding per stream out.
+
+Blocks alternate a recurrent pass inside short segments with self-attention across segments (globally attentive,
+locally recurrent: GALR, arXiv 2101.05014). A shared trunk feeds a speech branch and a speaker branch; both split
+into streams with a 1x1 convolution, so that stream c is the same source in both (CSC, arXiv 2103.00816; the split
+into branches is our reconstruction, see egs/voxceleb/README.md, "Differences from the paper").
+
+Shapes: B mixtures, T samples, L frames, D features, K frames in a segment, S segments, C streams, E embedding.
+Segments are kept as [B, S, K, D]: the recurrence, the norms and the projections then need no transposition.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cslib.config import UserError
+
+LEVEL = -25.0  # dBFS that every input is brought to: loudness shall not tell recordings apart
+LONG_WINDOW = 4 * 16000  # samples of the windows in which long recordings are embedded
+
+
+@dataclass
+class Config:
+    streams: int = 2             # C, sources that are separated
+    window: int = 16             # samples in one encoder window, hop is half of it; larger is cheaper and coarser
+    filters: int = 128           # windows are described by this many learnt filters
+    filterbank: str = "random"   # how filters start: random | multiphase (mel-spaced tones in four phases)
+    compression: str = "none"    # of what the blocks see: none | log; masks act on the filter outputs themselves
+    features: int = 128          # D, width of every block
+    hidden: int = 128            # H, LSTM units per direction
+    segment: int = 64            # K, frames in a segment, about sqrt(2 L); segments overlap by half
+    low_dim: int = 8             # Q, rows of a segment that the attention sees
+    heads: int = 8               # J, attention heads
+    dropout: float = 0.1         # inside the attention
+    shared_blocks: int = 2       # trunk that serves both tasks
+    speech_blocks: int = 4       # on top of the trunk: separation
+    speaker_blocks: int = 2      # on top of the trunk: embeddings
+    embedding_size: int = 128    # E
+    speaker_streams: str = "split"   # split: by a 1x1 layer; masked: what each stream's mask lets through
+    pooling: str = "mean"        # mean | statistics | attentive: over the frames of the speaker branch
+    embedding_norm: str = "none" # none | batch: centre and scale each stream's dimensions first
+    residual: str = "standard"   # standard: LN(x + attention(x)); released: LN of the attention alone (authors' code)
+    max_seconds: float = 20.0    # longer recordings are embedded in windows of 4 s, half overlapping, and averaged
+
+    def __post_init__(self) -> None:
+        choices = {"filterbank": ("random", "multiphase"), "compression": ("none", "log"),
+                   "speaker_streams": ("split", "masked"), "pooling": ("mean", "statistics", "attentive"),
+                   "embedding_norm": ("none", "batch"),
+                   "residual": ("standard", "released")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"network.{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.window % 2 or self.segment % 2 or self.features % 2 or self.features % self.heads:
+            raise UserError(f"network: window {self.window}, segment {self.segment} and features {self.features} are "
+                            f"even numbers, and heads {self.heads} divides features; change the config")
+
+
+def build(config: Config) -> SeparativeEncoder:
+    return SeparativeEncoder(config)
+
+
+class SeparativeEncoder(nn.Module):
+    """Mixture [B, T] -> streams [B, C, T] and unit-length speaker embeddings [B, C, E]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, self.embedding_size = config, config.embedding_size
+        width, streams = config.features, config.streams
+        self.analysis = nn.Conv1d(1, config.filters, config.window, config.window // 2, bias=False)
+        self.bottleneck = nn.Linear(config.filters, width, bias=False)
+        self.compress = {"none": nn.Identity(), "log": LogCompression(config.filters)}[config.compression]
+        self.shared = nn.ModuleList(GalrBlock(config) for _ in range(config.shared_blocks))
+        self.speech = nn.ModuleList(GalrBlock(config) for _ in range(config.speech_blocks))
+        self.speaker = nn.ModuleList(GalrBlock(config) for _ in range(config.speaker_blocks))
+        self.speech_split = nn.Sequential(nn.PReLU(), nn.Linear(width, streams * width))
+        self.gate_tanh, self.gate_sigmoid = nn.Linear(width, width), nn.Linear(width, width)
+        self.to_mask = nn.Linear(width, config.filters, bias=False)
+        self.synthesis = nn.ConvTranspose1d(config.filters, 1, config.window, config.window // 2, bias=False)
+        if config.filterbank == "multiphase":
+            self.analysis.weight.data = multiphase_filters(config.filters, config.window)[:, None]
+            self.synthesis.weight.data = multiphase_filters(config.filters, config.window)[:, None]
+        if config.speaker_streams == "split":
+            self.speaker_split = nn.Sequential(nn.PReLU(), nn.Linear(width, streams * config.embedding_size))
+        else:
+            self.stream_in = nn.Linear(config.filters, width)
+            self.stream_out = nn.Sequential(nn.PReLU(), nn.Linear(width, width),
+                                            nn.PReLU(), nn.Linear(width, config.embedding_size))
+        self.pool = StreamPooling(config.embedding_size, config.pooling)
+        self.embedding_norm = nn.Identity()
+        if config.embedding_norm == "batch":
+            self.embedding_norm = nn.BatchNorm1d(streams * config.embedding_size, affine=False)
+
+    def forward(self, mixture: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """mixture [B, T], lengths [B] in samples (all full when None) -> streams [B, C, T], embeddings [B, C, E].
+
+        What lies beyond an item's length changes nothing inside it: norms, attention and pooling leave it out,
+        and the streams are silent there. Nor does the level of the mixture.
+        """
+        samples = torch.arange(mixture.shape[1], device=mixture.device)
+        lengths = samples.new_full((len(mixture),), mixture.shape[1]) if lengths is None else lengths
+        inside = samples < lengths[:, None]
+        mixture = at_level(mixture * inside, lengths)
+        frames, mask = self._analyse(mixture, lengths)                                  # [B, L, N], [B, L]
+        described = self.bottleneck(self.compress(frames).to(frames.dtype)) * mask[..., None]
+        segments = segment(described, self.config.segment)
+        segment_mask = segment(mask[..., None], self.config.segment)
+        for block in self.shared:
+            segments = block(segments, segment_mask)
+        streams, masked = self._separate(segments, segment_mask, frames, mixture.shape[1])
+        return streams * inside[:, None], self._embed(segments, segment_mask, masked, mask)
+
+    @torch.no_grad()
+    def embed(self, audio: Tensor, lengths: Tensor | None = None, streams: str = "dominant") -> Tensor:
+        """audio [B, T], lengths [B] -> [B, E] of the stream with more energy, or [B, C, E] of "all" streams.
+
+        SI-SNR leaves the scale of a stream open, so its energy is taken after the least-squares fit of the
+        streams to the input. Streams of different windows cannot be told to be the same: of "all", a long
+        recording is embedded whole.
+        """
+        if lengths is None:
+            lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
+        if streams == "all":
+            return self(audio, lengths)[1]
+        embeddings = audio.new_zeros(len(audio), self.embedding_size, dtype=torch.float32)
+        long = lengths > self.config.max_seconds * 16000
+        for items, embed in ((~long, self._embed_dominant), (long, self._embed_long)):
+            if items.any():
+                embeddings[items] = embed(audio[items, :lengths[items].max()], lengths[items])
+        return embeddings
+
+    def _analyse(self, mixture: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        window, hop, samples = self.config.window, self.config.window // 2, mixture.shape[1]
+        count = math.ceil(samples / hop) + 1                                 # every sample lies in two windows
+        padded = F.pad(mixture, (hop, (count - 1) * hop + window - hop - samples))
+        frames = F.relu(self.analysis(padded[:, None])).transpose(1, 2)
+        inside = torch.arange(count, device=mixture.device) <= torch.div(lengths[:, None] + hop - 1, hop,
+                                                                         rounding_mode="floor")
+        return frames, inside.to(frames.dtype)
+
+    def _separate(self, segments: Tensor, segment_mask: Tensor, frames: Tensor,
+                  samples: int) -> tuple[Tensor, Tensor]:
+        """Waveforms of the streams [B, C, samples], and their filter outputs [B, L, C, N]."""
+        for block in self.speech:
+            segments = block(segments, segment_mask)
+        joined = overlap_add(self.speech_split(segments), frames.shape[1])
+        joined = joined.unflatten(-1, (self.config.streams, -1))                              # [B, L, C, D]
+        gated = torch.tanh(self.gate_tanh(joined)) * torch.sigmoid(self.gate_sigmoid(joined))
+        masked = F.relu(self.to_mask(gated)) * frames[:, :, None]                             # [B, L, C, N]
+        waves = self.synthesis(masked.permute(0, 2, 3, 1).flatten(0, 1))[:, 0]
+        hop = self.config.window // 2
+        return waves[:, hop:hop + samples].unflatten(0, (-1, self.config.streams)), masked
+
+    def _embed(self, segments: Tensor, segment_mask: Tensor, masked: Tensor, mask: Tensor) -> Tensor:
+        for block in self.speaker:
+            segments = block(segments, segment_mask)
+        if self.config.speaker_streams == "split":
+            values = self.speaker_split(segments).unflatten(-1, (self.config.streams, -1))    # [B, S, K, C, E]
+            pooled = self.pool(values.flatten(1, 2), segment_mask.flatten(1, 2)).float()
+        else:
+            shared = overlap_add(segments, masked.shape[1])[:, :, None]                       # [B, L, 1, D]
+            values = self.stream_out(shared + self.stream_in(self.compress(masked).to(masked.dtype)))
+            pooled = self.pool(values, mask[..., None]).float()
+        return F.normalize(self.embedding_norm(pooled.flatten(1)).view_as(pooled), dim=-1)
+
+    def _embed_dominant(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        separated, embeddings = self(audio, lengths)
+        strongest = fitted_energy(separated.float(), audio.float()).argmax(1)
+        return embeddings[torch.arange(len(audio), device=audio.device), strongest]
+
+    def _embed_long(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        size, hop = LONG_WINDOW, LONG_WINDOW // 2
+        sums = audio.new_zeros(len(audio), self.embedding_size, dtype=torch.float32)
+        for start in range(0, audio.shape[1] - hop, hop):
+            # A last window that is mostly padding says little; every item has its first one.
+            items = torch.nonzero((lengths > start + hop) | (start == 0)).flatten()
+            if len(items):
+                piece = audio[items, start:start + size]
+                inside = (lengths[items] - start).clamp(max=piece.shape[1])
+                sums[items] += self._embed_dominant(piece, inside)
+        return F.normalize(sums, dim=-1)
+
+
+class GalrBlock(nn.Module):
+    """Recurrence along the frames of each segment, then attention along the segments: [B, S, K, D] -> same."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width, hidden = config.features, config.hidden
+        self.released_residual = {"standard": False, "released": True}[config.residual]
+        self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
+        self.start = nn.Parameter(torch.zeros(2, hidden))                    # learnt (h0, c0), both directions
+        self.local_projection = nn.Linear(2 * hidden, width)
+        self.local_norm = GlobalNorm(width)
+        self.reduce = nn.Linear(config.segment, config.low_dim)
+        self.attention_norm_in, self.attention_norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, config.heads, dropout=config.dropout, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.expand = nn.Linear(config.low_dim, config.segment)
+        self.global_norm = GlobalNorm(width)
+
+    def forward(self, segments: Tensor, mask: Tensor) -> Tensor:
+        """segments [B, S, K, D], mask [B, S, K, 1] (1 = inside the recording)."""
+        segments = segments + self.local_norm(self._local(segments), mask)
+        return segments + self.global_norm(self._global(segments, mask), mask)
+
+    def _local(self, segments: Tensor) -> Tensor:
+        rows = segments.flatten(0, 1)                                                         # [B S, K, D]
+        start = self.start.to(rows.dtype)[:, None, None].expand(2, 2, len(rows), -1).contiguous()
+        output, _ = self.lstm(rows, (start[0], start[1]))
+        return self.local_projection(output).unflatten(0, segments.shape[:2])
+
+    def _global(self, segments: Tensor, mask: Tensor) -> Tensor:
+        reduced = self.reduce(segments.transpose(2, 3)).permute(0, 3, 1, 2)                   # [B, Q, S, D]
+        rows = self.attention_norm_in(reduced) + sinusoids(reduced.shape[2], reduced.shape[3], reduced)
+        outside = (mask.amax(dim=(2, 3)) == 0).repeat_interleave(rows.shape[1], 0)            # [B Q, S]
+        rows = rows.flatten(0, 1)
+        attended, _ = self.attention(rows, rows, rows, key_padding_mask=outside, need_weights=False)
+        carried = attended if self.released_residual else rows
+        rows = self.attention_norm_out(carried + self.dropout(attended)).unflatten(0, reduced.shape[:2])
+        return self.expand(rows.permute(0, 2, 3, 1)).transpose(2, 3)                          # [B, S, K, D]
+
+
+class GlobalNorm(nn.Module):
+    """Normalise each item over segments, frames and features together, leaving padding out; affine per feature."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width)), eps
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        values, mask = values.float(), mask.float()
+        count = mask.sum(dim=(1, 2, 3), keepdim=True) * values.shape[-1]
+        mean = (values * mask).sum(dim=(1, 2, 3), keepdim=True) / count
+        centred = (values - mean) * mask
+        variance = centred.square().sum(dim=(1, 2, 3), keepdim=True) / count
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias * mask
+
+
+class LogCompression(nn.Module):
+    """Logarithm of filter outputs [B, L, N], centred per filter by a learnt offset; flat below about -60 dBFS."""
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(filters))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return torch.log1p(1000 * frames.float()) / math.log(1000) - self.offset
+
+
+class StreamPooling(nn.Module):
+    """Frames of every stream [B, F, C, E] with mask [B, F, 1] -> one vector per stream [B, C, E]."""
+
+    def __init__(self, size: int, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "attentive":
+            self.score = nn.Sequential(nn.Linear(size, size), nn.Tanh(), nn.Linear(size, size))
+        self.output = nn.Linear(size if kind == "mean" else 2 * size, size)
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        values, mask = values.float(), mask.float()[..., None]
+        if self.kind == "attentive":
+            weights = torch.softmax(self.score(values).masked_fill(mask == 0, -math.inf), dim=1)
+        else:
+            weights = mask / mask.sum(1, keepdim=True)
+        mean = (weights * values).sum(1)
+        if self.kind == "mean":
+            return self.output(mean)
+        variance = (weights * (values - mean[:, None]).square()).sum(1)
+        return self.output(torch.cat([mean, torch.sqrt(variance + 1e-6)], dim=-1))
+
+
+def multiphase_filters(count: int, window: int) -> Tensor:
+    """Tones under a Hann window [count, window], mel-spaced from 50 to 7600 Hz at 16 kHz, each in four phases.
+
+    A rectifier keeps half a wave; with four phases a quarter turn apart nothing is lost, and their sum follows
+    the magnitude (after Ditter and Gerkmann 2020, arXiv 1910.11615).
+    """
+    bands = math.ceil(count / 4)
+    mels = torch.linspace(*(1127 * math.log1p(edge / 700) for edge in (50, 7600)), bands)
+    hertz = 700 * torch.expm1(mels / 1127)
+    turns = torch.arange(window)[None] * hertz[:, None] / 16000
+    phases = torch.tensor([0.0, 0.25, 0.5, 0.75])
+    tones = torch.cos(2 * math.pi * (turns[:, None] + phases[:, None])) * torch.hann_window(window)
+    return F.normalize(tones.flatten(0, 1)[:count], dim=-1)
+
+
+def at_level(mixture: Tensor, lengths: Tensor) -> Tensor:
+    """Scale audio [B, T], zero from `lengths` [B] on, to a root mean square of LEVEL; silence stays silence."""
+    power = mixture.square().sum(1) / lengths
+    gain = torch.where(power > 1e-20, 10 ** (LEVEL / 20) * power.clamp(min=1e-20).rsqrt(), 1.0)
+    return mixture * gain[:, None]
+
+
+def segment(frames: Tensor, size: int) -> Tensor:
+    """[B, L, D] -> [B, S, size, D], half overlapping; every frame lies in exactly two segments."""
+    hop = size // 2
+    blocks = F.pad(frames, (0, 0, hop, hop + -frames.shape[1] % hop)).unflatten(1, (-1, hop))
+    return torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=2)
+
+
+def overlap_add(segments: Tensor, frames: int) -> Tensor:
+    """[B, S, K, D] -> [B, frames, D]: the inverse of `segment`, apart from a factor of two."""
+    hop = segments.shape[2] // 2
+    first, second = F.pad(segments[:, :, :hop], (0, 0, 0, 0, 0, 1)), F.pad(segments[:, :, hop:], (0, 0, 0, 0, 1, 0))
+    return (first + second).flatten(1, 2)[:, hop:hop + frames]
+
+
+def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
+    """Interleaved sine and cosine of the position [length, width], on the device of `like`."""
+    rates = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10000.0) / width))
+    angles = torch.arange(length, device=like.device)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+def fitted_energy(streams: Tensor, mixture: Tensor) -> Tensor:
+    """Energy of each stream [B, C] after scaling the streams [B, C, T] to sum to the mixture [B, T], least squares."""
+    gram = streams @ streams.transpose(1, 2)
+    # The ridge keeps streams that are copies of each other, or silent, solvable.
+    ridge = torch.diag_embed(1e-4 * gram.diagonal(dim1=1, dim2=2) + 1e-8)
+    gains = torch.linalg.solve(gram + ridge, streams @ mixture[..., None])[..., 0]
+    return gains.square() * gram.diagonal(dim1=1, dim2=2)

@@ -1,0 +1,370 @@
+"""The one training loop: any objective, one process or many, stopped and continued anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cslib.config import UserError
+from cslib.files import progress
+from cslib.objectives import Losses, Objective
+from cslib.training import checkpoint
+from cslib.training.distributed import Processes, collect, mean, wait
+
+
+@dataclass
+class TrainingConfig:
+    steps: int = 100_000            # optimiser steps; the schedules span them
+    batch_size: int = 64            # items per step over all processes
+    optimiser: str = "adam"         # adam | adamw | sgd
+    learning_rate: float = 1e-3     # peak
+    final_rate: float = 0.01        # share of the peak that is left at the end of the cosine; 1 = constant
+    warmup_steps: int = 0           # linear rise to the peak
+    weight_decay: float = 1e-6      # on matrices only
+    beta2: float = 0.999            # second moment of adam and adamw; momentum is 0.9 for all three
+    clip_norm: float = 5.0          # global gradient norm; 0 = no clipping
+    precision: str = "fp32"         # fp32 | bf16: what the networks compute in; losses stay in fp32
+    compile: bool = False           # torch.compile the embedding network: pays on long GPU runs
+    ema: float = 0.0                # decay per step of averaged weights to embed with; 0 = none
+    average_last: int = 1           # embed with the mean of this many last checkpoints; 1 = the last weights
+    checkpoint_every: int = 1000    # steps
+    log_every: int = 20             # steps
+    workers: int = 2                # loader processes per training process; 0 = read in the training process
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("optimiser", ("adam", "adamw", "sgd")), ("precision", ("fp32", "bf16"))):
+            _require(getattr(self, name) in allowed, name, getattr(self, name), " or ".join(allowed))
+        for name in ("steps", "batch_size", "average_last", "checkpoint_every", "log_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "workers"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
+        _require(0 <= self.ema < 1, "ema", self.ema, "0 or more and less than 1")
+
+
+def _require(good: bool, name: str, value: object, wanted: str) -> None:
+    if not good:
+        raise UserError(f"training.{name}: {value} will not do; give {wanted}")
+
+
+class Trainer:
+    """State of one run in `folder`: log.jsonl, tensorboard/, checkpoints/{step-*,final}.pt.
+
+    identity  what the run is, config and inputs; one found in the folder is continued only if it is the same
+    """
+
+    def __init__(self, objective: Objective, config: TrainingConfig, folder: Path, identity: dict[str, Any],
+                 processes: Processes, seed: int) -> None:
+        if config.batch_size % processes.count:
+            raise UserError(f"training.batch_size {config.batch_size} cannot be shared "
+                            f"by {processes.count} processes")
+        self.objective, self.config, self.identity, self.processes = objective, config, identity, processes
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        torch.manual_seed(seed + processes.rank)     # dropout differs between processes, weights do not
+        objective.to(processes.device).train()
+        if config.compile:
+            objective.embedding_network().compile()
+        self.module: nn.Module = objective
+        if processes.count > 1:
+            self.module = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False,
+                                                              find_unused_parameters=True)
+        self.optimiser = _optimiser(objective, config)
+        self.ema = AveragedModel(objective.embedding_network(), multi_avg_fn=get_ema_multi_avg_fn(config.ema),
+                                 use_buffers=True) if config.ema else None
+        self.step, self._stop = 0, False
+
+    def run(self) -> None:
+        """Train to the last step, from wherever the folder's last checkpoint stands."""
+        if self._finished():
+            print(f"{self.checkpoints / 'final.pt'} is there already, for the same config and data: "
+                  "nothing to train")
+            return
+        self._resume()
+        before = signal.signal(signal.SIGTERM, self._stop_soon)   # what schedulers send before they kill
+        try:
+            self._train()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        self._finish()
+
+    def _train(self) -> None:
+        batches = self._batches()
+        with _Log(self.folder, self.config, self.processes, self.step) as log:
+            while self.step < self.config.steps:
+                batch = log.timed_data(lambda: next(batches))
+                losses, norm = self._train_step(batch)
+                self.step += 1
+                log.add(self.step, losses, norm, self.optimiser.param_groups[0]["lr"])
+                stop = self._told_to_stop()
+                if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps or stop:
+                    self._save()
+                if stop:
+                    raise UserError(f"stopped by a signal at step {self.step}, all of it saved; "
+                                    "the same command goes on from here")
+
+    def _train_step(self, batch: dict[str, Any]) -> tuple[Losses, Tensor]:
+        objective, config = self.objective, self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, config) * group.get("rate_scale", 1.0)
+        objective.step = self.step
+        device = self.processes.device
+        batch = {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+                 for name, value in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            losses = self.module(batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+        norm = nn.utils.clip_grad_norm_(objective.parameters(), config.clip_norm or math.inf)
+        # A finite loss can have a gradient that is not: one such step and every checkpoint after it is lost.
+        if not math.isfinite((losses.total.detach() + norm).item()):
+            raise UserError(self._non_finite(batch))
+        self.optimiser.step()
+        objective.after_step()
+        if self.ema is not None:
+            self.ema.update_parameters(objective.embedding_network())
+        return losses, norm
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        """This process's share of every global batch from the current step on; items go by number."""
+        share = self.config.batch_size // self.processes.count
+        first = [step * self.config.batch_size + self.processes.rank * share
+                 for step in range(self.step, self.config.steps)]
+        loader = DataLoader(self.objective.dataset, batch_sampler=_Ranges(first, share),
+                            num_workers=self.config.workers, pin_memory=self.processes.device.type == "cuda",
+                            worker_init_fn=_start_worker, prefetch_factor=4 if self.config.workers else None,
+                            # One of its own: taking a seed from the global one would change the dropout.
+                            generator=torch.Generator())
+        return iter(loader)
+
+    def _state(self) -> dict[str, Any]:
+        generators = {"cpu": torch.get_rng_state()}
+        if self.processes.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.processes.device)
+        return {"step": self.step, "identity": self.identity, "model": self.objective.state_dict(),
+                "optimiser": self.optimiser.state_dict(), "generators": collect(generators),
+                "ema": self.ema.state_dict() if self.ema is not None else None}
+
+    def _save(self) -> None:
+        state = self._state()
+        if self.processes.first:
+            checkpoint.save(checkpoint.numbered_path(self.checkpoints, self.step), state)
+            for old in checkpoint.numbered(self.checkpoints)[:-max(2, self.config.average_last)]:
+                old.unlink()
+        wait()
+
+    def _resume(self) -> None:
+        paths = checkpoint.numbered(self.checkpoints)
+        if not paths:
+            return
+        state = checkpoint.load(paths[-1])
+        if state["identity"] != self.identity:
+            self._set_aside(_difference(state["identity"], self.identity))
+            return
+        if len(state["generators"]) != self.processes.count:
+            raise UserError(f"{paths[-1]}: made by {len(state['generators'])} processes, now there are "
+                            f"{self.processes.count}; continue with as many, or choose another --exp")
+        self.step = state["step"]
+        self.objective.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        generators = state["generators"][self.processes.rank]
+        torch.set_rng_state(generators["cpu"])
+        if "cuda" in generators:
+            torch.cuda.set_rng_state(generators["cuda"], self.processes.device)
+        if self.processes.first:
+            print(f"continuing from step {self.step} of {self.config.steps} ({paths[-1]})")
+
+    def _finished(self) -> bool:
+        final = self.checkpoints / "final.pt"
+        if not final.exists():
+            return False
+        found = checkpoint.load(final)["identity"]
+        wait()
+        if found == self.identity:
+            return True
+        self._set_aside(_difference(found, self.identity))
+        return False
+
+    def _set_aside(self, why: str) -> None:
+        """Another run's checkpoints are kept, out of the way: they may have cost a week."""
+        wait()
+        if self.processes.first and self.checkpoints.exists():
+            kept = self.folder / f"checkpoints.until-{time.strftime('%Y%m%d-%H%M%S')}"
+            self.checkpoints.rename(kept)
+            for name in ("log.jsonl", "tensorboard"):
+                if (self.folder / name).exists():
+                    (self.folder / name).rename(kept / name)
+            print(f"{self.folder}: was trained otherwise before ({why}); its checkpoints are now in {kept}")
+        wait()
+
+    def _finish(self) -> None:
+        if self.processes.first:
+            checkpoint.save(self.checkpoints / "final.pt", {
+                "config": self.identity["config"], "identity": self.identity, "step": self.step,
+                "encoder": self._final_encoder()})
+        wait()
+
+    def _final_encoder(self) -> dict[str, Tensor]:
+        if self.ema is not None:
+            return checkpoint.encoder_state(self.ema.module)
+        states = []
+        for path in checkpoint.numbered(self.checkpoints)[-self.config.average_last:]:
+            self.objective.load_state_dict(checkpoint.load(path)["model"])
+            states.append(checkpoint.encoder_state(self.objective.embedding_network()))
+        return checkpoint.mean_state(states)
+
+    def _stop_soon(self, *_: object) -> None:
+        self._stop = True
+
+    def _told_to_stop(self) -> bool:
+        """Whether the signal has reached any process: all must leave after the same step."""
+        if self.processes.count == 1:
+            return self._stop
+        return mean(torch.tensor(float(self._stop), device=self.processes.device)).item() > 0
+
+    def _non_finite(self, batch: dict[str, Any]) -> str:
+        names = " ".join(batch.get("ids", []))
+        return (f"the loss or its gradient is not finite at step {self.step + 1}; "
+                f"the batch held: {names[:2000]}; the last good checkpoint is kept; "
+                "lower training.learning_rate or training.clip_norm, or use precision fp32")
+
+
+class _Log:
+    """Means since the last line: to log.jsonl, TensorBoard and the progress bar, by the first process."""
+
+    def __init__(self, folder: Path, config: TrainingConfig, processes: Processes, start: int) -> None:
+        self.folder, self.config, self.processes, self.start = folder, config, processes, start
+        self._forget()
+
+    def __enter__(self) -> _Log:
+        if self.processes.first:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed by nobody else
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _drop_lines_after(self.folder / "log.jsonl", self.start)
+            self.file = open(self.folder / "log.jsonl", "a", encoding="utf-8")
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
+            self.bar: tqdm = progress((), "training", total=self.config.steps)
+            self.bar.update(self.start)
+            self.bar.start_t = time.time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.processes.first:
+            self.bar.close()
+            self.file.close()
+            self.board.close()
+
+    def timed_data(self, read):
+        began = time.perf_counter()
+        batch = read()
+        self.data_seconds += time.perf_counter() - began
+        return batch
+
+    def add(self, step: int, losses: Losses, norm: Tensor, rate: float) -> None:
+        values = {"loss": losses.total.detach(), **losses.parts, **losses.health,
+                  "gradient_norm": norm.detach()}
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + torch.as_tensor(value, dtype=torch.float32)
+        self.count += 1
+        if self.processes.first:
+            self.bar.update()
+        if step % self.config.log_every == 0 or step == self.config.steps:
+            self._write(step, rate)
+            self._forget()
+
+    def _write(self, step: int, rate: float) -> None:
+        sums = torch.stack([value.to(self.processes.device) for value in self.sums.values()])
+        means = mean(sums / self.count)
+        if not self.processes.first:
+            return
+        seconds = time.perf_counter() - self.began
+        line = dict(zip(self.sums, means.tolist(), strict=True))
+        line |= {"learning_rate": rate, "data_seconds": self.data_seconds / self.count,
+                 "compute_seconds": (seconds - self.data_seconds) / self.count,
+                 "items_per_second": self.count * self.config.batch_size / seconds,
+                 "memory_gb": _memory_gb(self.processes.device)}
+        rounded = {name: float(f"{value:.6g}") for name, value in line.items()}
+        self.file.write(json.dumps({"step": step, **rounded}) + "\n")
+        self.file.flush()
+        for name, value in line.items():
+            self.board.add_scalar(name, value, step)
+        self.bar.set_postfix_str(f"loss {line['loss']:.3f}, {line['items_per_second']:.0f} items/s",
+                                 refresh=False)
+
+    def _forget(self) -> None:
+        self.sums: dict[str, Any] = {}
+        self.count, self.data_seconds, self.began = 0, 0.0, time.perf_counter()
+
+
+class _Ranges:
+    """Batch sampler: runs of `size` consecutive item numbers."""
+
+    def __init__(self, first: list[int], size: int) -> None:
+        self.first, self.size = first, size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(range(begin, begin + self.size)) for begin in self.first)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Rate of the step after `step` done ones: linear warm-up to the peak, a cosine to its final share."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2
+    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)
+
+
+def _optimiser(objective: Objective, config: TrainingConfig) -> torch.optim.Optimizer:
+    groups = objective.parameter_groups()
+    common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, **common)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
+    return kind(groups, betas=(0.9, config.beta2), **common)
+
+
+def _difference(old: Any, new: Any, name: str = "") -> str:
+    """The first place in which two nested dictionaries differ, for people."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    return f"{name}: {old} then, {new} now"
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Lines that a killed run wrote after the checkpoint it continues from would stand there twice."""
+    if path.exists():
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+                if line.endswith("\n") and json.loads(line)["step"] <= step]
+        path.write_text("".join(kept), encoding="utf-8")
+
+
+def _memory_gb(device: torch.device) -> float:
+    """Peak so far: of the GPU's memory, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)    # it goes to all of a job; the training ends them

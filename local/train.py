@@ -1,0 +1,125 @@
+"""Train any objective on any data folder.
+
+    python local/train.py --config egs/voxceleb/conf/mini/csc.yaml --data data/mini/train \\
+        --noise data/mini/noise --exp exp/mini_csc
+    torchrun --nproc-per-node 4 local/train.py ...        # the same on four GPUs
+
+The same command continues an interrupted run. Any value of the config can be set on the command line too:
+--training.steps 100 --objective.alpha 5. With --config, --help lists them all.
+"""
+
+import hashlib
+import sys
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from cslib.config import UserError, find, load_yaml, run, to_dict, values_of
+from cslib.data.augment import AugmentConfig
+from cslib.data.banks import Banks, open_banks
+from cslib.data.labels import read_labels
+from cslib.data.utterances import Utterances
+from cslib.files import write_lines
+from cslib.objectives import Task
+from cslib.training import checkpoint, distributed
+from cslib.training.loop import Trainer, TrainingConfig
+
+
+@dataclass
+class Common:
+    """The options that do not depend on the objective and the network."""
+
+    data: Path                          # data/<set> to train on
+    exp: Path                           # run folder: checkpoints/, log.jsonl, tensorboard/
+    noise: Path | None = None           # data/<corpus>/noise; none: no noise and no rooms
+    labels: Path | None = None          # table of pseudo-labels; only for objectives that need them
+    start_from: Path | None = None      # a final.pt whose encoder is the starting point
+    seed: int = 0                       # of weights, crops and noise
+    device: str = "auto"                # auto | cpu | cuda
+    augment: AugmentConfig = field(default_factory=AugmentConfig)       # rooms and noise
+    training: TrainingConfig = field(default_factory=TrainingConfig)    # the loop
+
+
+def options_of_command() -> type:
+    """The options of this script, with the sections of the objective and the network that are asked for."""
+    argv = sys.argv[1:]
+    objective, network = _name_of("objective", argv), _name_of("network", argv)
+    if not (objective and network) and {"-h", "--help"} & set(argv):
+        return Common
+    if not (objective and network):
+        raise UserError("--config: it needs `objective: {name: ...}` and `network: {name: ...}`; "
+                        "see egs/voxceleb/conf")
+    chosen_objective, chosen_network = _section("objectives", objective), _section("models", network)
+
+    @dataclass
+    class Options(Common):
+        objective: chosen_objective = field(default_factory=chosen_objective)   # what is minimised
+        network: chosen_network = field(default_factory=chosen_network)         # what is trained
+
+    return Options
+
+
+def main(options: Any) -> None:
+    processes = distributed.start(options.device)
+    utterances = Utterances.open(options.data)
+    # Speakers are opened only by the configs that say, in so many words, that they are supervised.
+    column = "speaker" if getattr(options.objective, "identity", None) == "speaker" else "label"
+    labels = read_labels(options.labels, utterances, column) if options.labels else None
+    torch.manual_seed(options.seed)
+    banks = open_banks(options.noise)
+    task = Task(utterances, banks, options.augment, options.training.batch_size, options.seed,
+                options.training.steps, options.network, labels)
+    objective = find("objectives", options.objective.name).build(options.objective, task)
+    if options.start_from:
+        checkpoint.start_from(options.start_from, objective.embedding_network())
+    identity = _identity(options, utterances, banks, labels)
+    if processes.first:
+        write_lines(options.exp / "config.yaml",
+                    [yaml.safe_dump(identity["config"], sort_keys=False).rstrip()])
+        parameters = sum(p.numel() for p in objective.parameters()) / 1e6
+        print(f"{len(utterances):,} utterances, {parameters:.2f} M parameters, "
+              f"{options.training.steps:,} steps of {options.training.batch_size} on {processes.device}")
+    Trainer(objective, options.training, options.exp, identity, processes, options.seed).run()
+    distributed.stop()
+
+
+def _name_of(part: str, argv: list[str]) -> str | None:
+    """The name in this section of the configs, or on the command line; the last one holds."""
+    sections = [load_yaml(Path(path)).get(part) for path in values_of("--config", argv)]
+    names = [section["name"] for section in sections if isinstance(section, dict) and "name" in section]
+    return next(reversed(names + values_of(f"--{part}.name", argv)), None)
+
+
+def _section(package: str, name: str) -> type:
+    """The Config of cslib.<package>.<name>, with its name as a field."""
+    config = find(package, name).Config
+    named = make_dataclass(config.__qualname__, [("name", str, name)], bases=(config,))
+    named.__doc__ = config.__doc__
+    return named
+
+
+def _identity(options: Any, utterances: Utterances, banks: Banks,
+              labels: np.ndarray | None) -> dict[str, Any]:
+    """What makes two runs the same: config and inputs by content; not where they lie or how they are read."""
+    config = to_dict(options)
+    for place in ("data", "exp", "noise", "labels", "start_from", "device"):
+        config.pop(place)
+    kept = {key: value for key, value in config["training"].items() if key not in ("workers", "log_every")}
+    kinds = {**banks.noise, **({"rooms": banks.rooms} if banks.rooms else {})}
+    digest = {"utterances": utterances.digest(),
+              "noise": {kind: _hash(bank.segments.tobytes()) for kind, bank in kinds.items()},
+              "labels": _hash(labels.tobytes()) if labels is not None else None,
+              "start_from": _hash(options.start_from.read_bytes()) if options.start_from else None}
+    return {"config": {**config, "training": kept}, "inputs": digest}
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+if __name__ == "__main__":
+    run(main, options_of_command)

@@ -1,0 +1,242 @@
+"""A set's audio at random, from files or from shards, through a table that is never loaded."""
+
+import gzip
+import multiprocessing
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from cslib.config import UserError
+from cslib.data import utterances as module
+from cslib.data.manifests import Entry, write_set
+from cslib.data.utterances import Row, Utterances
+from local.pack_shards import Options
+from local.pack_shards import main as pack
+
+
+@pytest.fixture
+def samples():
+    """int16 recordings of different lengths, by id."""
+    return {f"u{n}": np.random.default_rng(n).normal(0, 5000, 9000 + 777 * n).astype(np.int16)
+            for n in range(5)}
+
+
+@pytest.fixture
+def folder(tmp_path, samples):
+    entries = []
+    for number, (name, values) in enumerate(samples.items()):
+        path = tmp_path / f"audio/{name}.{'wav' if number % 2 else 'flac'}"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, values, 16000)
+        entries.append(Entry(name, path, len(values), speaker="ann"))
+    write_set(tmp_path / "set", entries)
+    return tmp_path / "set"
+
+
+def audio(folder, name):
+    return next(folder.with_name("audio").glob(f"{name}.*"))
+
+
+def check(found, samples):
+    assert found.ids() == list(samples) and len(found) == len(samples)
+    assert found.num_samples.tolist() == [len(values) for values in samples.values()]
+    for row, (name, values) in enumerate(samples.items()):
+        assert found.id(row) == name
+        np.testing.assert_array_equal(found.read(row), values)
+
+
+def test_table_equals_the_manifest(folder, samples):
+    check(Utterances.open(folder), samples)
+    assert Utterances.open(folder).ids([3, 0, 3]) == ["u3", "u0", "u3"]
+    assert Utterances.open(folder).ids([]) == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_partial_read_equals_the_slice(folder, samples, packed):
+    if packed:
+        pack(Options(folder, shard_size=2, nj=1))
+    found = Utterances.open(folder)
+    rng = np.random.default_rng(1)
+    for row, values in enumerate(samples.values()):
+        for _ in range(20):
+            start, stop = np.sort(rng.integers(0, len(values) + 1, 2))
+            part = found.read(row, start, stop - start)
+            assert part.dtype == np.int16
+            np.testing.assert_array_equal(part, values[start:stop])
+        np.testing.assert_array_equal(found.read(row, 5000), values[5000:])
+
+
+def test_shards_made_by_lhotse_read_like_the_files(folder, samples):
+    from lhotse import CutSet
+
+    cuts = CutSet.from_file(folder / "cuts.jsonl.gz")
+    (folder / "shards").mkdir()
+    cuts.to_shar(folder / "shards", fields={"recording": "flac"}, shard_size=2)
+    check(Utterances.open(folder), samples)
+
+
+def test_shards_made_here_read_like_the_files_even_when_those_are_gone(folder, samples):
+    pack(Options(folder, shard_size=2, nj=1))
+    shutil.rmtree(folder.with_name("audio"))
+    check(Utterances.open(folder), samples)
+
+
+def test_packed_set_can_be_moved(folder, samples):
+    pack(Options(folder, shard_size=2, nj=1))
+    check(Utterances.open(folder), samples)
+    check(Utterances.open(folder.rename(folder.with_name("elsewhere"))), samples)
+
+
+def test_digest_knows_the_utterances_and_not_where_they_lie(folder, samples, tmp_path):
+    digest = Utterances.open(folder).digest()
+    pack(Options(folder, shard_size=2, nj=1))
+    assert Utterances.open(folder).digest() == digest
+    digests = {digest}
+    for change in ({"u0": 9001}, {"u9": 9000}, {}):
+        lengths = {name: len(values) for name, values in samples.items()} | change
+        entries = [Entry(name, "/x.wav", length) for name, length in sorted(lengths.items())]
+        write_set(tmp_path / "other", entries)
+        digests.add(Utterances.open(tmp_path / "other").digest())
+    assert len(digests) == 3        # without a change it is the first one again
+
+
+@pytest.mark.parametrize("time", [-3600, 0.001, 3600])
+def test_table_is_made_anew_when_the_manifest_has_changed(folder, time):
+    cuts = folder / "cuts.jsonl.gz"
+    when = cuts.stat().st_mtime + time       # a manifest that is put back is older than the table
+    Utterances.open(folder)
+    write_set(folder, [Entry("other", "/x.wav", 5)])
+    os.utime(cuts, (when, when))
+    assert Utterances.open(folder).ids() == ["other"]
+
+
+def test_unchanged_table_is_made_once(folder, monkeypatch):
+    Utterances.open(folder)
+    monkeypatch.setattr(module, "_write_table", lambda *_: pytest.fail("made again"))
+    Utterances.open(folder)
+
+
+def test_shards_that_are_added_or_removed_are_noticed(folder, samples):
+    Utterances.open(folder)
+    pack(Options(folder, shard_size=2, nj=1))
+    shutil.move(folder.with_name("audio"), folder.with_name("away"))
+    check(Utterances.open(folder), samples)
+    shutil.move(folder.with_name("away"), folder.with_name("audio"))
+    shutil.rmtree(folder / "shards")
+    check(Utterances.open(folder), samples)
+
+
+def test_pickled_utterances_are_a_path_and_read_the_same(folder, samples):
+    data = pickle.dumps(Utterances.open(folder))
+    assert len(data) < 500
+    check(pickle.loads(data), samples)
+
+
+def spoil(path, how):
+    if how == "gone":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("not audio at all" * 100)
+    elif how == "cut off":
+        path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
+    elif how == "shorter":
+        soundfile.write(path, soundfile.read(path, dtype="int16")[0][:-1], 16000)
+    elif how == "8 kHz":
+        soundfile.write(path, np.zeros(20_000, np.int16), 8000)
+    elif how == "stereo":
+        soundfile.write(path, np.zeros((20_000, 2), np.int16), 16000)
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize("name", ["u0", "u1"])        # flac and wav
+@pytest.mark.parametrize("how, words", [
+    ("gone", "cannot be read"), ("empty", "cannot be read"), ("text", "cannot be read"),
+    ("cut off", "ends [0-9]+ samples early|cannot be read"), ("shorter", "ends 1 samples early"),
+    ("8 kHz", "8000 Hz with 1 channels"), ("stereo", "16000 Hz with 2 channels"),
+    ("folder", "cannot be read")])
+def test_spoilt_audio_is_one_sentence_that_names_the_file(folder, name, how, words):
+    found, path = Utterances.open(folder), audio(folder, name)
+    spoil(path, how)
+    with pytest.raises(UserError, match=words) as error:
+        found.read(found.ids().index(name))
+    assert str(path) in str(error.value) and "stage 1" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_reading_beyond_the_end_is_an_error_not_another_utterance(folder, samples, packed):
+    if packed:
+        pack(Options(folder, shard_size=5, nj=1))
+    found = Utterances.open(folder)
+    for start, frames in ((9000 - 10, 11), (20_000, 1)):
+        with pytest.raises(UserError, match="early|cannot be read"):
+            found.read(0, start, frames)
+
+
+def test_spoilt_manifest_is_one_sentence(folder):
+    cuts = folder / "cuts.jsonl.gz"
+    cuts.write_bytes(cuts.read_bytes()[:-30])
+    with pytest.raises(UserError, match="cuts.jsonl.gz: damaged"):
+        Utterances.open(folder)
+    assert not (folder / "table.npy").exists()
+    cuts.write_bytes(gzip.compress(b""))
+    with pytest.raises(UserError, match="no utterance"):
+        Utterances.open(folder)
+    cuts.unlink()
+    with pytest.raises(UserError, match="no cuts.jsonl.gz in it; prepare the data first"):
+        Utterances.open(folder)
+
+
+def test_spoilt_shards_are_one_sentence(folder):
+    pack(Options(folder, shard_size=2, nj=1))
+    tar = folder / "shards/recording.000001.tar"
+    whole = tar.read_bytes()
+    for change in (lambda: tar.write_bytes(whole[:1000]), lambda: tar.write_text("no tar"), tar.unlink):
+        change()
+        with pytest.raises(UserError, match="recording.000001.tar: .*pack again"):
+            Utterances.open(folder)
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+def test_table_of_200_000_utterances_is_opened_without_being_loaded(tmp_path):
+    count, place = 200_000, "/corpus/" + "long/" * 30
+
+    def rows():
+        return (Row(f"utterance-{n:08d}", f"{place}{n}.flac", 0, 0, n) for n in range(count))
+    module._write_table(tmp_path / "table.npy", rows, changed=1)
+    assert (tmp_path / "table.npy").stat().st_size > 35e6
+    before = resident()
+    found = Utterances(tmp_path / "table.npy")
+    assert found.id(123_456) == "utterance-00123456" and found.num_samples[199_999] == 199_999
+    assert resident() - before < 4e6
+
+
+def open_together(folder, barrier, results):
+    barrier.wait()
+    found = Utterances.open(folder)
+    results.put((found.ids(), found.read(4).sum()))
+
+
+def test_processes_that_open_a_new_set_together_all_read_it_whole(folder, samples):
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=open_together, args=(folder, barrier, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        assert results.get(timeout=30) == (list(samples), samples["u4"].sum())
+    for process in processes:
+        process.join()
+    assert not list(folder.glob(".writing-*"))

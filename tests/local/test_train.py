@@ -1,0 +1,135 @@
+"""The command line of local/train.py, and what it leaves behind."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from cslib.config import UserError
+from cslib.data.banks import BankWriter
+from cslib.training.checkpoint import load_encoder
+from tests.tiny_run import ENVIRONMENT, ROOT, command, encoder, losses, make_set, same_training, train, words
+
+
+@pytest.fixture
+def data(tmp_path):
+    return make_set(tmp_path / "data/train")
+
+
+def call(*arguments):
+    done = subprocess.run(arguments, cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_audio_spoilt_under_way_is_one_sentence_from_a_loader_process(data, tmp_path):
+    train(data, tmp_path / "other", "--training.steps", "1")
+    for path in (data / "audio").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    status, _, told = call(*command(data, tmp_path / "run", "--training.workers", "1"))
+    assert status == 1 and told.startswith("error: ") and told.count("\n") == 1, told
+    assert "/audio/u" in told and "prepare the data again" in told
+
+
+def test_help_lists_what_the_config_adds(data, tmp_path, capsys):
+    without, with_config = ["local/train.py", "--help"], [*words(data, tmp_path), "--help"]
+    for arguments, there in ((without, False), (with_config, True)):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+            patch.setattr(sys, "argv", arguments)
+            from cslib.config import parse
+            from local.train import options_of_command
+
+            parse(options_of_command(), description="")
+        text = " ".join(capsys.readouterr().out.split())
+        assert end.value.code == 0 and "--training.steps STEPS optimiser steps" in text
+        assert ("--objective.alpha ALPHA start of the learnt inverse temperature" in text) == there
+        assert ("--network.window WINDOW samples in one encoder window" in text) == there
+
+
+@pytest.mark.parametrize("more, told", [
+    (["--training.stepz", "5"], "there is no such option: --training.stepz 5"),
+    (["--objective.alpah", "5"], "there is no such option: --objective.alpah 5"),
+    (["--network.window", "wide"], "option network.window: expected a whole number, got wide"),
+    (["--objective.name", "csd"], "there is no 'csd' in cslib/objectives; there are: "),
+    (["--network.name", "galrr"], "there is no 'galrr' in cslib/models; there are: "),
+    (["--objective.bank", "swop"], "objective.bank is one of swap, batch, fifo, not 'swop'"),
+    (["--device", "gpu"], "--device is auto, cpu or cuda, not 'gpu'"),
+    (["--data", "nowhere"], "nowhere: there is no cuts.jsonl.gz in it; prepare the data first"),
+    (["--noise", "nowhere"], "nowhere: there is no such noise folder"),
+    (["--labels", "nowhere"], "nowhere: there is no such file of labels"),
+    (["--start_from", "nowhere"], "nowhere: there is no such checkpoint"),
+    (["--config", "nowhere.yaml"], "nowhere.yaml: there is no such config file"),
+    (["--objective.identity", "cluster"], "give the file of labels with --labels"),
+])
+def test_bad_option_is_one_sentence_and_nothing_is_made(data, tmp_path, more, told):
+    with pytest.raises(UserError) as error:
+        train(data, tmp_path / "run", *more)
+    assert told in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", [
+    "objective: {name: csc}", "objective: csc\nnetwork: galr", "network: {window: 4}"])
+def test_config_without_names_is_one_sentence(data, tmp_path, text):
+    data.with_name("config.yaml").write_text(text)
+    with pytest.raises(UserError, match="needs `objective: {name: ...}` and `network: {name: ...}`"):
+        train(data, tmp_path / "run")
+
+
+def test_missing_config_is_one_sentence(data, tmp_path):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="--config: it needs"):
+        from local.train import options_of_command
+
+        patch.setattr(sys, "argv", ["local/train.py", "--data", "x", "--exp", "y"])
+        options_of_command()
+
+
+def test_second_config_changes_what_it_names_and_nothing_else(data, tmp_path):
+    (tmp_path / "more.yaml").write_text("objective: {alpha: 3}\ntraining: {steps: 1}")
+    train(data, tmp_path / "run", "--config", str(tmp_path / "more.yaml"))
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert config["objective"]["alpha"] == 3 and config["objective"]["name"] == "csc"
+    assert config["training"]["batch_size"] == 4 and len(losses(tmp_path / "run")) == 1
+
+
+def test_config_that_is_left_behind_repeats_the_run(data, tmp_path):
+    one = train(data, tmp_path / "one", "--objective.alpha", "4", "--seed", "3", "--training.steps", "3")
+    other = train(data, tmp_path / "other", "--config", str(one / "config.yaml"))
+    assert same_training(one, other)
+
+
+def test_final_encoder_embeds_utterances(data, tmp_path):
+    network = load_encoder(train(data, tmp_path / "run", "--training.steps", "1") / "checkpoints/final.pt")
+    embeddings = network.embed(torch.randn(3, 16000), torch.tensor([16000, 16000, 9000]))
+    assert embeddings.shape == (3, 8) and embeddings.isfinite().all()
+
+
+def test_start_from_begins_with_the_weights_of_the_other_run(data, tmp_path):
+    first = train(data, tmp_path / "first", "--training.steps", "3")
+    start = ["--start_from", str(first / "checkpoints/final.pt"), "--training.learning_rate", "0"]
+    again = train(data, tmp_path / "again", *start, "--training.steps", "1")
+    assert all(torch.equal(value, encoder(again)[name]) for name, value in encoder(first).items())
+
+
+def test_run_with_noise_is_another_run_than_one_without(data, tmp_path, capsys):
+    with BankWriter(tmp_path / "noise/noise", "int16") as bank:
+        import numpy as np
+
+        bank.add(np.random.default_rng(0).normal(0, 3000, 50_000).astype(np.int16))
+    options = ["--training.steps", "2", "--augment.noise_p", "1"]
+    clean = losses(train(data, tmp_path / "run", *options))
+    noisy = losses(train(data, tmp_path / "run", *options, "--noise", str(tmp_path / "noise")))
+    assert clean != noisy and "inputs.noise" in capsys.readouterr().out
+
+
+def test_speakers_serve_as_labels_only_when_they_are_given(data, tmp_path):
+    options = ["--objective.identity", "speaker", "--objective.bank", "fifo", "--training.steps", "2"]
+    with pytest.raises(UserError, match="--labels"):
+        train(data, tmp_path / "run", *options)
+    train(data, tmp_path / "run", *options, "--labels", str(data / "speakers.tsv"))
+    with pytest.raises(UserError, match="does not name the columns utterance and label"):
+        train(data, tmp_path / "other", "--labels", str(data / "speakers.tsv"))
+    (tmp_path / "labels.tsv").write_text("utterance\tlabel\nu00\t1\nu01\t2\n")
+    with pytest.raises(UserError, match="leave --labels out"):
+        train(data, tmp_path / "other", "--labels", str(tmp_path / "labels.tsv"))

@@ -1,0 +1,151 @@
+"""Who speaks is never looked up on the way from recordings to clusters."""
+
+import gzip
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.tiny_run import ENVIRONMENT, ROOT, make_set, same_training, train, words
+
+# Found by every Python that is started with its folder on PYTHONPATH, before any other code runs: by loader
+# processes too, which inherit the hook or start with it. os._exit, because an exception might be caught.
+WATCH = """
+import os, sys
+
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).rstrip("'").endswith("speakers.tsv"):
+        os.write(2, b"OPENED speakers.tsv\\\\n")
+        os._exit(99)
+
+sys.addaudithook(watch)
+"""
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """Run Python files one after another, each with its command line, where nobody may open speakers.tsv."""
+    folder = tmp_path / "watch"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WATCH)
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{folder}:{ROOT}"}
+
+    def call(*commands):
+        code = ("import runpy, sys\n"
+                f"for sys.argv in {commands!r}:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n")
+        (tmp_path / "commands.py").write_text(code)
+        return subprocess.run([sys.executable, str(tmp_path / "commands.py")], cwd=ROOT, env=environment,
+                              text=True, capture_output=True)
+    return call
+
+
+@pytest.fixture
+def data(tmp_path):
+    data = make_set(tmp_path / "data/train", count=12, seconds=1.2)
+    assert (data / "speakers.tsv").exists()
+    return data
+
+
+def test_training_extraction_and_clustering_never_open_speakers_tsv(data, watched, tmp_path):
+    run, steps = tmp_path / "run", ["--training.steps", "3"]
+    out = run / "embeddings/train"
+    extract = ["local/extract_embeddings.py", "--checkpoint", str(run / "checkpoints/final.pt"),
+               "--cuts", str(data), "--out", str(out), "--device", "cpu", "--workers", "1"]
+    cluster = ["local/cluster_embeddings.py", "--embeddings", f"{out}.scp",
+               "--out", str(run / "round1/labels.tsv")]
+    done = watched(words(data, run, *steps, "--training.workers", "1"), extract, cluster)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len((run / "round1/labels.tsv").read_text().splitlines()) == 13
+
+    # Without the file the same model comes out, bit for bit.
+    (data / "speakers.tsv").unlink()
+    assert same_training(train(data, tmp_path / "other", *steps), run)
+
+
+@pytest.mark.parametrize("how", ["open(sys.argv[1])", "pathlib.Path(sys.argv[1]).read_text()",
+                                 "os.open(sys.argv[1], os.O_RDONLY)", "numpy.loadtxt(sys.argv[1], str)"])
+def test_a_script_that_opens_speakers_tsv_is_caught(data, watched, tmp_path, how):
+    script = tmp_path / "peek.py"
+    script.write_text(f"import os, pathlib, sys, numpy\n{how}\n")
+    done = watched([str(script), str(data / "speakers.tsv")])
+    assert done.returncode == 99 and "OPENED speakers.tsv" in done.stderr
+
+
+def test_a_loader_process_that_opens_speakers_tsv_is_caught(data, watched, tmp_path):
+    script = tmp_path / "peek.py"
+    script.write_text("""
+import sys
+from torch.utils.data import DataLoader, Dataset
+
+class Peek(Dataset):
+    def __len__(self):
+        return 1
+    def __getitem__(self, index):
+        return len(open(sys.argv[1]).read())
+
+if __name__ == "__main__":
+    list(DataLoader(Peek(), num_workers=1))
+""")
+    done = watched([str(script), str(data / "speakers.tsv")])
+    assert done.returncode != 0 and "OPENED speakers.tsv" in done.stderr
+
+
+def tones(path, seconds=1.5):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, int(seconds * 16000)).clip(-1, 1), 16000)
+
+
+def prepare_folder(data, corpus):
+    from local.prepare_folder import Options, main
+
+    for speaker in ("alice", "bobby"):
+        for n in range(2):
+            tones(corpus / f"test/{speaker}/{n}.wav")
+            tones(corpus / f"train/{n}-{len(speaker)}.wav")
+    main(Options(train_dir=corpus / "train", test_dir=corpus / "test", data=data, nj=1))
+
+
+def prepare_voxceleb(data, corpus):
+    from local.prepare_voxceleb import Options, main
+
+    for part, speakers in (("vox1/dev/wav", ("id10001",)), ("vox1/test/wav", ("id10270",)),
+                           ("vox2/dev/wav", ("id00012", "id00015"))):
+        for speaker in speakers:
+            for video in ("aaaaaaaaaaa", "bbbbbbbbbbb"):
+                tones(corpus / part / speaker / video / "00001.wav", 4.5)
+    one, other = "id10270/aaaaaaaaaaa/00001.wav", "id10001/bbbbbbbbbbb/00001.wav"
+    for name in ("veri_test.txt", "veri_test2.txt", "list_test_all2.txt", "list_test_hard2.txt"):
+        (corpus / "vox1" / name).write_text(f"1 {one} {one}\n0 {one} {other}\n")
+    main(Options(vox1=corpus / "vox1", vox2=corpus / "vox2", data=data, nj=1))
+
+
+def prepare_mini(data, corpus):
+    from local.prepare_mini import Options, main
+
+    main(Options(out=data, nj=1, train_speakers=2, train_sessions=1, train_utterances=1, test_speakers=2,
+                 test_sessions=2, test_utterances=1, nontargets_per_target=1))
+
+
+@pytest.mark.parametrize("prepare", [prepare_folder, prepare_voxceleb, prepare_mini])
+def test_manifests_of_every_prepare_script_name_no_speaker(tmp_path, prepare):
+    from lhotse import CutSet
+
+    prepare(tmp_path / "data", tmp_path / "corpus")
+    with_speakers = 0
+    for folder in (tmp_path / "data/train", tmp_path / "data/test"):
+        assert all(s.speaker is None and not s.custom for cut in CutSet.from_file(folder / "cuts.jsonl.gz")
+                   for s in cut.supervisions)
+        for name in ("recordings", "supervisions", "cuts"):
+            text = gzip.decompress((folder / f"{name}.jsonl.gz").read_bytes()).decode()
+            assert text and not re.search(r'"(speaker|gender|sex|session|label)"', text)
+        with_speakers += (folder / "speakers.tsv").exists()
+    assert with_speakers       # there was something to leak
+
+
+def test_every_prepare_script_of_a_corpus_is_covered_here():
+    scripts = {path.stem for path in Path(ROOT, "local").glob("prepare_*.py")}
+    assert scripts - {"prepare_noise"} == {"prepare_folder", "prepare_voxceleb", "prepare_mini"}

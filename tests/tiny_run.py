@@ -1,0 +1,82 @@
+"""A training of a few seconds, for the tests of the loop and of what lies around it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import soundfile
+import torch
+
+from cslib.config import parse
+from cslib.data.manifests import Entry, write_set
+from local import train as script
+
+ROOT = Path(script.__file__).parents[1]
+CONFIG = """
+objective:
+  name: csc
+  bank: swap
+  mixtures: {crop_seconds: 0.5, cell: 6, passes: 2}
+network: {name: galr, window: 400, filters: 16, features: 8, hidden: 8, segment: 8, heads: 2, low_dim: 4,
+          shared_blocks: 1, speech_blocks: 1, speaker_blocks: 1, embedding_size: 8, dropout: 0.2}
+training: {steps: 8, batch_size: 4, learning_rate: 0.01, checkpoint_every: 3, log_every: 1, workers: 0}
+"""
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def make_set(folder: Path, count: int = 8, seconds: float = 2.0) -> Path:
+    """data/<set> of noise, with speakers.tsv; the config lies beside it."""
+    (folder / "audio").mkdir(parents=True)
+    entries = []
+    for n in range(count):
+        path = folder / f"audio/u{n:02d}.flac"
+        samples = np.random.default_rng(n).normal(0, 3000, int(seconds * 16000) + 100 * n).astype(np.int16)
+        soundfile.write(path, samples, 16000)
+        entries.append(Entry(f"u{n:02d}", path, len(samples), speaker=f"s{n % 3}"))
+    write_set(folder, entries)
+    folder.with_name("config.yaml").write_text(CONFIG)
+    return folder
+
+
+def words(data: Path, exp: Path, *more: str) -> list[str]:
+    """The command line of local/train.py."""
+    return ["local/train.py", "--config", str(data.with_name("config.yaml")), "--data", str(data),
+            "--exp", str(exp), "--device", "cpu", *more]
+
+
+def command(data: Path, exp: Path, *more: str) -> list[str]:
+    return [sys.executable, *words(data, exp, *more)]
+
+
+def train(data: Path, exp: Path, *more: str) -> Path:
+    """Run local/train.py in this process, on one thread, as `command` would run it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with patch.object(sys, "argv", words(data, exp, *more)):
+            script.main(parse(script.options_of_command()))
+    finally:
+        torch.set_num_threads(threads)
+    return exp
+
+
+def log(exp: Path) -> list[dict]:
+    return [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
+
+
+def losses(exp: Path) -> list[float]:
+    return [line["loss"] for line in log(exp)]
+
+
+def encoder(exp: Path) -> dict[str, torch.Tensor]:
+    return torch.load(exp / "checkpoints/final.pt", weights_only=True)["encoder"]
+
+
+def same_training(one: Path, other: Path) -> bool:
+    """Whether two runs logged the same losses and ended in the same encoder, bit for bit."""
+    mine, its = encoder(one), encoder(other)
+    return losses(one) == losses(other) and mine.keys() == its.keys() and \
+        all(torch.equal(mine[name], its[name]) for name in mine)
