@@ -360,6 +360,18 @@ def test_swap_bank_reads_what_the_pass_before_has_written_and_nothing_else(uninf
         csc.after_step()
 
 
+def test_who_was_silent_in_the_last_pass_leaves_no_older_entry_in_the_swap_bank(uninformed):
+    csc = uninformed(bank="swap", batch_size=6, mixtures={"single_p": 0.7})
+    steps_per_pass = csc.dataset.per_pass // 6
+    missing = 0
+    for number in range(1, 5):
+        take_steps(csc, steps_per_pass + (number == 1), steps_per_pass * (number - 1) + (number > 1))
+        origins = csc.bank.origins
+        missing += (origins < 0).sum()
+        assert (origins[origins >= 0] // csc.dataset.per_pass == number - 1).all()
+    assert missing > 10
+
+
 @pytest.mark.parametrize("entries", [1, 3])
 def test_fifo_keeps_the_newest_entries_of_each_identity(entries):
     bank, generator = IdentityBank(5, entries, 2, "fifo"), torch.Generator().manual_seed(0)
