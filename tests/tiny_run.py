@@ -19,7 +19,9 @@ CONFIG = """
 objective:
   name: csc
   bank: swap
-  mixtures: {crop_seconds: 0.5, cell: 6, passes: 2}
+  cell: 6
+  passes: 2
+  mixtures: {crop_seconds: 0.5}
 network: {name: galr, window: 400, filters: 16, features: 8, hidden: 8, segment: 8, heads: 2, low_dim: 4,
           shared_blocks: 1, speech_blocks: 1, speaker_blocks: 1, embedding_size: 8, dropout: 0.2}
 training: {steps: 8, batch_size: 4, learning_rate: 0.01, checkpoint_every: 3, log_every: 1, workers: 0}

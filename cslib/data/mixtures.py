@@ -26,14 +26,14 @@ class MixtureConfig:
     crop_seconds: float = 3.0                     # length of a mixture
     sir_db: tuple[float, float] = (0.0, 5.0)      # how much louder the first talker is, drawn uniformly
     single_p: float = 0.2                         # share of mixtures in which only the first talker speaks
-    views: int = 2                                # R, crops of each identity per pass
-    cell: int = 65536                             # identities compared with each other, or all there are
-    passes: int = 4                               # passes over a cell before the next one is drawn
 
 
 class Mixtures(Dataset):
     """Crops of `streams` different identities, with all that is needed to degrade and mix them on the device.
 
+    views   crops of each utterance per pass
+    cell    identities that are drawn together; one cell of all of them when there are no more, or with labels
+    passes  over a cell before the next one is drawn; without end when there is but one
     labels  int64 [n] identity of each utterance, -1 = speaks but has none; None: each utterance is its own
 
     An item holds: sources int16 [C, T]; noise int16 [C, T], snr [C], room [C, R] of each source; sir [C-1];
@@ -45,11 +45,12 @@ class Mixtures(Dataset):
     """
 
     def __init__(self, utterances: Utterances, banks: Banks, config: MixtureConfig, augment: AugmentConfig,
-                 batch_size: int, seed: int, labels: np.ndarray | None = None) -> None:
+                 batch_size: int, seed: int, *, views: int, cell: int, passes: int,
+                 labels: np.ndarray | None = None) -> None:
         self.utterances, self.banks, self.config, self.augment = utterances, banks, config, augment
-        self.labels, self.seed = labels, seed
+        self.views, self.passes, self.labels, self.seed = views, passes, labels, seed
         self.frames = round(config.crop_seconds * SAMPLE_RATE)
-        self.cell = len(utterances) if labels is not None else min(config.cell, len(utterances))
+        self.cell = len(utterances) if labels is not None else min(cell, len(utterances))
         self.cells = -(-len(utterances) // self.cell)
         found = self.cell if labels is None else len(np.unique(labels[labels >= 0])) + int((labels < 0).sum())
         if found < config.streams:
@@ -57,7 +58,7 @@ class Mixtures(Dataset):
                             f"{config.streams} different ones; train on more data")
         self.per_round = -(-self.cell // config.streams)
         # Whole batches, so that no batch lies astride two passes.
-        self.per_pass = -(-config.views * self.per_round // batch_size) * batch_size
+        self.per_pass = -(-views * self.per_round // batch_size) * batch_size
         self._pass: tuple[int, np.ndarray, np.ndarray] | None = None
 
     @property
@@ -67,12 +68,12 @@ class Mixtures(Dataset):
 
     def first_pass_of_cell(self, pass_number: int) -> bool:
         """Whether no embedding of this pass's cell has been seen before it."""
-        return pass_number == 0 if self.cells == 1 else pass_number % self.config.passes == 0
+        return pass_number == 0 if self.cells == 1 else pass_number % self.passes == 0
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         pass_number, position = divmod(index, self.per_pass)
         members, order = self._pass_plan(pass_number)
-        view, group = divmod(position % (self.config.views * self.per_round), self.per_round)
+        view, group = divmod(position % (self.views * self.per_round), self.per_round)
         slots = order[view, group]                                                    # [C] within the cell
         rows = members[slots]
         rng = np.random.default_rng([self.seed, index])
@@ -100,7 +101,7 @@ class Mixtures(Dataset):
 
     def _crop(self, row: int, view: int, pass_number: int, rng: np.random.Generator) -> np.ndarray:
         """int16 [T]; crops of a pass come from different stretches of the utterance if it is long enough."""
-        length, views = int(self.utterances.num_samples[row]), self.config.views
+        length, views = int(self.utterances.num_samples[row]), self.views
         if length < self.frames:
             return np.resize(self.utterances.read(row), self.frames)
         low, high = 0, length - self.frames
@@ -112,13 +113,13 @@ class Mixtures(Dataset):
     def _pass_plan(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the cell's utterances, and per view which of them are mixed: [cell], [views, groups, C]."""
         if self._pass is None or self._pass[0] != number:
-            cell = number // self.config.passes if self.cells > 1 else 0
+            cell = number // self.passes if self.cells > 1 else 0
             epoch, place = divmod(cell, self.cells)
             # Items have seeds of two numbers; a third one, other than 0, keeps plans apart from them.
             shuffled = np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.utterances))
             members = shuffled[(place * self.cell + np.arange(self.cell)) % len(shuffled)]
             rng = np.random.default_rng([self.seed, number, 2])
-            order = np.stack([self._groups(members, rng) for _ in range(self.config.views)])
+            order = np.stack([self._groups(members, rng) for _ in range(self.views)])
             self._pass = number, members, order
         return self._pass[1:]
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cslib.config import UserError
+from cslib.models.filterbanks import FourierFilterbank, LearntFilterbank
 
 LEVEL = -25.0  # dBFS that every input is brought to: loudness shall not tell recordings apart
 LONG_WINDOW = 4 * 16000  # samples of the windows in which long recordings are embedded
@@ -28,8 +29,8 @@ LONG_WINDOW = 4 * 16000  # samples of the windows in which long recordings are e
 class Config:
     streams: int = 2             # C, sources that are separated
     window: int = 16             # samples in one encoder window, hop is half of it; larger is cheaper and coarser
-    filters: int = 128           # windows are described by this many learnt filters
-    filterbank: str = "random"   # how filters start: random | multiphase (mel-spaced tones in four phases)
+    filterbank: str = "learnt"   # learnt: rectified filters, as in GALR | fourier: fixed, masks on magnitudes
+    filters: int = 128           # how many learnt ones; fourier has window / 2 + 1
     compression: str = "none"    # of what the blocks see: none | log; masks act on the filter outputs themselves
     features: int = 128          # D, width of every block
     hidden: int = 128            # H, LSTM units per direction
@@ -48,7 +49,7 @@ class Config:
     max_seconds: float = 20.0    # longer recordings are embedded in windows of 4 s, half overlapping, and averaged
 
     def __post_init__(self) -> None:
-        choices = {"filterbank": ("random", "multiphase"), "compression": ("none", "log"),
+        choices = {"filterbank": ("learnt", "fourier"), "compression": ("none", "log"),
                    "speaker_streams": ("split", "masked"), "pooling": ("mean", "statistics", "attentive"),
                    "embedding_norm": ("none", "batch"),
                    "residual": ("standard", "released")}
@@ -71,23 +72,21 @@ class SeparativeEncoder(nn.Module):
         super().__init__()
         self.config, self.embedding_size = config, config.embedding_size
         width, streams = config.features, config.streams
-        self.analysis = nn.Conv1d(1, config.filters, config.window, config.window // 2, bias=False)
-        self.bottleneck = nn.Linear(config.filters, width, bias=False)
-        self.compress = {"none": nn.Identity(), "log": LogCompression(config.filters)}[config.compression]
+        self.filterbank = FourierFilterbank(config.window) if config.filterbank == "fourier" else \
+            LearntFilterbank(config.filters, config.window)
+        bands = self.filterbank.bands
+        self.bottleneck = nn.Linear(bands, width, bias=False)
+        self.compress = LogCompression(bands) if config.compression == "log" else nn.Identity()
         self.shared = nn.ModuleList(GalrBlock(config) for _ in range(config.shared_blocks))
         self.speech = nn.ModuleList(GalrBlock(config) for _ in range(config.speech_blocks))
         self.speaker = nn.ModuleList(GalrBlock(config) for _ in range(config.speaker_blocks))
         self.speech_split = nn.Sequential(nn.PReLU(), nn.Linear(width, streams * width))
         self.gate_tanh, self.gate_sigmoid = nn.Linear(width, width), nn.Linear(width, width)
-        self.to_mask = nn.Linear(width, config.filters, bias=False)
-        self.synthesis = nn.ConvTranspose1d(config.filters, 1, config.window, config.window // 2, bias=False)
-        if config.filterbank == "multiphase":
-            self.analysis.weight.data = multiphase_filters(config.filters, config.window)[:, None]
-            self.synthesis.weight.data = multiphase_filters(config.filters, config.window)[:, None]
+        self.to_mask = nn.Linear(width, bands, bias=False)
         if config.speaker_streams == "split":
             self.speaker_split = nn.Sequential(nn.PReLU(), nn.Linear(width, streams * config.embedding_size))
         else:
-            self.stream_in = nn.Linear(config.filters, width)
+            self.stream_in = nn.Linear(bands, width)
             self.stream_out = nn.Sequential(nn.PReLU(), nn.Linear(width, width),
                                             nn.PReLU(), nn.Linear(width, config.embedding_size))
         self.pool = StreamPooling(config.embedding_size, config.pooling)
@@ -105,13 +104,16 @@ class SeparativeEncoder(nn.Module):
         lengths = samples.new_full((len(mixture),), mixture.shape[1]) if lengths is None else lengths
         inside = samples < lengths[:, None]
         mixture = at_level(mixture * inside, lengths)
-        frames, mask = self._analyse(mixture, lengths)                                  # [B, L, N], [B, L]
+        frames, carrier, mask = self._analyse(mixture, lengths)
         described = self.bottleneck(self.compress(frames).to(frames.dtype)) * mask[..., None]
         segments = segment(described, self.config.segment)
         segment_mask = segment(mask[..., None], self.config.segment)
         for block in self.shared:
             segments = block(segments, segment_mask)
-        streams, masked = self._separate(segments, segment_mask, frames, mixture.shape[1])
+        masks = self._separate(segments, segment_mask, frames.shape[1])                 # [B, L, C, N]
+        hop = self.config.window // 2
+        streams = self.filterbank.synthesise(masks, carrier)[..., hop:hop + mixture.shape[1]]
+        masked = masks * frames[:, :, None]
         return streams * inside[:, None], self._embed(segments, segment_mask, masked, mask)
 
     @torch.no_grad()
@@ -133,27 +135,22 @@ class SeparativeEncoder(nn.Module):
                 embeddings[items] = embed(audio[items, :lengths[items].max()], lengths[items])
         return embeddings
 
-    def _analyse(self, mixture: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _analyse(self, mixture: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames [B, L, N], what the masks act on, and which frames lie inside their recording [B, L]."""
         window, hop, samples = self.config.window, self.config.window // 2, mixture.shape[1]
         count = math.ceil(samples / hop) + 1                                 # every sample lies in two windows
-        padded = F.pad(mixture, (hop, (count - 1) * hop + window - hop - samples))
-        frames = F.relu(self.analysis(padded[:, None])).transpose(1, 2)
-        inside = torch.arange(count, device=mixture.device) <= torch.div(lengths[:, None] + hop - 1, hop,
-                                                                         rounding_mode="floor")
-        return frames, inside.to(frames.dtype)
+        frames, carrier = self.filterbank.analyse(F.pad(mixture, (hop, (count - 1) * hop + window - hop - samples)))
+        last = torch.div(lengths[:, None] + hop - 1, hop, rounding_mode="floor")
+        inside = torch.arange(count, device=mixture.device) <= last
+        return frames, carrier, inside.to(frames.dtype)
 
-    def _separate(self, segments: Tensor, segment_mask: Tensor, frames: Tensor,
-                  samples: int) -> tuple[Tensor, Tensor]:
-        """Waveforms of the streams [B, C, samples], and their filter outputs [B, L, C, N]."""
+    def _separate(self, segments: Tensor, segment_mask: Tensor, frames: int) -> Tensor:
+        """Masks of the streams [B, frames, C, N]."""
         for block in self.speech:
             segments = block(segments, segment_mask)
-        joined = overlap_add(self.speech_split(segments), frames.shape[1])
-        joined = joined.unflatten(-1, (self.config.streams, -1))                              # [B, L, C, D]
+        joined = overlap_add(self.speech_split(segments), frames).unflatten(-1, (self.config.streams, -1))
         gated = torch.tanh(self.gate_tanh(joined)) * torch.sigmoid(self.gate_sigmoid(joined))
-        masked = F.relu(self.to_mask(gated)) * frames[:, :, None]                             # [B, L, C, N]
-        waves = self.synthesis(masked.permute(0, 2, 3, 1).flatten(0, 1))[:, 0]
-        hop = self.config.window // 2
-        return waves[:, hop:hop + samples].unflatten(0, (-1, self.config.streams)), masked
+        return F.relu(self.to_mask(gated))
 
     def _embed(self, segments: Tensor, segment_mask: Tensor, masked: Tensor, mask: Tensor) -> Tensor:
         for block in self.speaker:
@@ -273,21 +270,6 @@ class StreamPooling(nn.Module):
             return self.output(mean)
         variance = (weights * (values - mean[:, None]).square()).sum(1)
         return self.output(torch.cat([mean, torch.sqrt(variance + 1e-6)], dim=-1))
-
-
-def multiphase_filters(count: int, window: int) -> Tensor:
-    """Tones under a Hann window [count, window], mel-spaced from 50 to 7600 Hz at 16 kHz, each in four phases.
-
-    A rectifier keeps half a wave; with four phases a quarter turn apart nothing is lost, and their sum follows
-    the magnitude (after Ditter and Gerkmann 2020, arXiv 1910.11615).
-    """
-    bands = math.ceil(count / 4)
-    mels = torch.linspace(*(1127 * math.log1p(edge / 700) for edge in (50, 7600)), bands)
-    hertz = 700 * torch.expm1(mels / 1127)
-    turns = torch.arange(window)[None] * hertz[:, None] / 16000
-    phases = torch.tensor([0.0, 0.25, 0.5, 0.75])
-    tones = torch.cos(2 * math.pi * (turns[:, None] + phases[:, None])) * torch.hann_window(window)
-    return F.normalize(tones.flatten(0, 1)[:count], dim=-1)
 
 
 def at_level(mixture: Tensor, lengths: Tensor) -> Tensor:

@@ -20,13 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cslib import config as configuration
+from cslib.config import UserError, find
 from cslib.data.augment import degrade, level, mix, to_float
 from cslib.data.mixtures import MixtureConfig, Mixtures
 from cslib.models.identity_attention import IdentityAttention
+from cslib.models.identity_bank import IdentityBank
 from cslib.objectives import Losses, Objective, Task, gather, global_mean
 
 LEVEL = -25.0  # dBFS that sources and mixtures are brought to: loudness shall not tell recordings apart
+MAX_ALPHA = 50.0  # two identities 0.1 apart in cosine then differ by a factor of e^10
 
 
 @dataclass
@@ -34,8 +36,10 @@ class Config:
     identity: str = "utterance"          # utterance (no labels) | cluster (pseudo-labels) | speaker (true)
     global_vector: str = "attention"     # attention | mean (bank, no attention) | table (trainable, no bank)
     bank: str = "swap"                   # swap: last pass over the cell; batch: this batch; fifo: the newest
-    entries: int = 2                     # R, bank entries per identity; swap and batch: the views of a pass
-    alpha: float = 10.0                  # start of the learnt inverse temperature; logits are 2 alpha cos
+    entries: int = 2                     # R, bank entries of each identity and its crops per pass; fifo: one crop
+    cell: int = 65536                    # swap only: identities compared with each other, or all if there are fewer
+    passes: int = 4                      # swap only: passes over a cell before the next one, if more than one
+    alpha: float = 10.0                  # start of the learnt inverse temperature, at most 50; logits are 2 alpha cos
     separation_weight: float = 1.0       # weight of the separation loss, -SI-SNR in dB
     contrast_weight: tuple[float, float] = (1.0, 10.0)  # lambda, first to second over half the training
     table_margin: float = 0.0            # angular margin on the true identity; table + margin = AAM-softmax
@@ -54,17 +58,13 @@ class Csc(Objective):
         super().__init__()
         _check(config, task)
         self.config, self.steps, self.batch_size = config, task.steps, task.batch_size
-        config.mixtures.views = config.entries if config.bank != "fifo" else 1
-        if config.global_vector == "table" or config.bank == "fifo":
-            config.mixtures.cell = len(task.utterances)    # a row of the table or bank stays one identity's
-        elif config.bank == "batch":
-            config.mixtures.cell = task.batch_size * config.mixtures.streams // config.mixtures.views
-            config.mixtures.passes = 1
-        self.dataset = Mixtures(task.utterances, task.banks, config.mixtures, task.augment, task.batch_size,
-                                task.seed, task.labels)
-        self.encoder = configuration.find("models", task.network.name).build(task.network)
+        self.dataset = _mixtures(config, task)
+        if config.bank == "swap" and config.global_vector != "table":
+            _check_steps(task, self.dataset.per_pass // task.batch_size)
+        self.encoder = find("models", task.network.name).build(task.network)
         size, identities = self.encoder.embedding_size, self.dataset.identities
-        self.identity_entropy = None if task.labels is None else _entropy(task.labels)
+        counts = None if task.labels is None else torch.from_numpy(_counts(task.labels))
+        self.register_buffer("label_counts", counts, persistent=False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(config.alpha)))
         if config.global_vector == "table":
             self.table = nn.Parameter(F.normalize(torch.randn(identities, size), dim=-1))
@@ -103,7 +103,9 @@ class Csc(Objective):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Put the step's embeddings of all processes into the bank."""
+        """Put the step's embeddings of all processes into the bank, and keep alpha in its range."""
+        # Here, not where it is used: beyond a clamp the gradient is zero, and alpha could not come back.
+        self.log_alpha.clamp_(max=math.log(MAX_ALPHA))
         if self.config.global_vector != "table" and self.config.bank != "batch":
             self._push_last()
 
@@ -114,8 +116,8 @@ class Csc(Objective):
 
     @property
     def scale(self) -> Tensor:
-        """2 alpha, kept at most 100."""
-        return 2 * self.log_alpha.exp().clamp(max=50)
+        """2 alpha: what cosines are multiplied by."""
+        return 2 * self.log_alpha.exp()
 
     @torch.no_grad()
     def _mix(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -153,9 +155,7 @@ class Csc(Objective):
             losses = _with_margin(true, log_sum, self.scale, self.config.table_margin)
         contrast = global_mean(losses, counted)
         with torch.no_grad():
-            # log N, N = identities that could be picked; of labels, which are not uniform, their entropy.
-            surprise = rivals.log() if self.identity_entropy is None else self.identity_entropy
-            health = {"mi_bound": global_mean(surprise - losses, counted),
+            health = {"mi_bound": global_mean(self._surprise(rivals) - losses, counted),
                       "nearest_identity": global_mean((true >= largest - 1e-6).float(), counted),
                       "true_cosine": global_mean(true, counted),
                       "attention_entropy": global_mean(entropy, counted),
@@ -171,7 +171,6 @@ class Csc(Objective):
             return cosines, torch.zeros_like(cosines), torch.ones_like(identity, dtype=torch.bool)
         allowed = self.bank.allowed(origin, own)
         cosines, entropy = self.attention.cosines_to(queries, self.bank.keys[own], allowed)
-        # Until every identity of the cell has been seen, scores would be against those met first.
         return cosines, entropy, allowed.any(-1) & self.bank.ready
 
     def _partition(self, queries: Tensor, identity: Tensor,
@@ -186,6 +185,15 @@ class Csc(Objective):
         return self.attention.log_partition(queries, self.scale, self.bank.keys,
                                             lambda part: self.bank.allowed_all(origin, hidden, part))
 
+    def _surprise(self, rivals: Tensor) -> Tensor:
+        """log N, N = `rivals` [n] that could be picked; of labels, which are not uniform, the entropy of those."""
+        if self.label_counts is None:
+            return rivals.log()
+        counts = self.label_counts
+        if self.config.global_vector != "table":
+            counts = counts * self.bank.enough()
+        return torch.special.entr(counts / counts.sum().clamp(min=1)).sum().float()
+
     def _fill_from_batch(self) -> None:
         self.bank.clear()
         self._push_last()
@@ -195,87 +203,6 @@ class Csc(Objective):
         gathered = [gather(values).flatten(0, 1) for values in self._last]
         known = gathered.pop()
         self.bank.push(*(values[known] for values in gathered))
-
-
-class IdentityBank(nn.Module):
-    """The last R embeddings of each identity and where each came from; all of it is in the checkpoint.
-
-    With `swap`, a pass is written to a shadow while the loss reads the pass before: all entries that are read
-    are then equally old, whichever identity they belong to. (Fresh entries for the true identity among stale
-    ones give the label away through the drift of the network.)
-
-    kind  swap | batch | fifo, see Config.bank
-    """
-
-    def __init__(self, identities: int, entries: int, size: int, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-        self.register_buffer("keys", torch.zeros(identities, entries, size))
-        self.register_buffer("origins", torch.full((identities, entries), -1))                # -1: empty
-        self.register_buffer("pushed", torch.zeros(identities, dtype=torch.long))
-        self.ready, self.pass_number = False, -1
-        if kind == "swap":
-            self.register_buffer("shadow_keys", torch.zeros_like(self.keys))
-            self.register_buffer("shadow_origins", torch.full_like(self.origins, -1))
-
-    def start_pass(self, number: int, fresh: bool) -> None:
-        """Read what the pass before has written; a fresh cell begins with nothing to read. Idempotent."""
-        if number == self.pass_number:
-            return
-        self.keys.copy_(self.shadow_keys)
-        self.origins.copy_(self.shadow_origins)
-        self.shadow_origins.fill_(-1)
-        self.ready, self.pass_number = not fresh, number
-
-    def get_extra_state(self) -> dict[str, int]:
-        return {"ready": self.ready, "pass_number": self.pass_number}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        self.ready, self.pass_number = state["ready"], state["pass_number"]
-
-    def clear(self) -> None:
-        self.origins.fill_(-1)
-
-    def push(self, keys: Tensor, identity: Tensor, origin: Tensor, view: Tensor) -> None:
-        """keys [n, E] of `identity` [n]: to the place of their view (swap, batch) or the oldest (fifo)."""
-        if self.kind != "fifo":
-            self._write(keys, identity, origin, view)
-            return
-        order = torch.argsort(identity, stable=True)
-        keys, identity, origin = keys[order], identity[order], origin[order]
-        # The k-th of several entries of one identity in this step goes k places further.
-        first = torch.searchsorted(identity, identity)
-        place = (self.pushed[identity] + torch.arange(len(identity), device=identity.device) - first)
-        self._write(keys, identity, origin, place % self.keys.shape[1])
-        self.pushed += torch.bincount(identity, minlength=len(self.pushed))
-        if not self.ready:
-            self.ready = bool((self.origins >= 0).sum(1).min() >= min(2, self.keys.shape[1]))
-
-    def _write(self, keys: Tensor, identity: Tensor, origin: Tensor, place: Tensor) -> None:
-        """The later of two entries for one place stays; indexing leaves open which."""
-        slot, order = torch.sort(identity * self.keys.shape[1] + place, stable=True)
-        order = order[torch.cat([slot[1:] != slot[:-1], slot.new_ones(min(1, len(slot)), dtype=torch.bool)])]
-        to_keys, to_origins = (self.shadow_keys, self.shadow_origins) if self.kind == "swap" else \
-            (self.keys, self.origins)
-        identity, place = identity[order], place[order]
-        to_keys[identity, place], to_origins[identity, place] = keys[order].float(), origin[order]
-
-    def allowed(self, origin: Tensor, identity: Tensor) -> Tensor:
-        """bool [n, R]: the entries of `identity` [n] that are not empty and not from `origin` [n]."""
-        return (self.origins[identity] >= 0) & (self.origins[identity] != origin[:, None])
-
-    def hidden(self, origin: Tensor, identity: Tensor) -> Tensor:
-        """bool [n, R]: the places where the query's `identity` [n] has entries from its `origin` [n]."""
-        return self.origins[identity] == origin[:, None]
-
-    def allowed_all(self, origin: Tensor, hidden: Tensor, part: slice) -> Tensor:
-        """bool [n, N, R]: what a query may read of every identity in `part`.
-
-        The places hidden from it for its own identity are hidden for all of them: were its own the only one
-        with entries missing, attention could learn to tell it by that.
-        """
-        origins = self.origins[part]
-        return (origins >= 0) & (origins != origin[:, None, None]) & ~hidden[:, None]
 
 
 def pairwise_si_snr(estimates: Tensor, sources: Tensor) -> Tensor:
@@ -315,11 +242,22 @@ def _with_margin(true: Tensor, log_sum: Tensor, scale: Tensor, margin: float) ->
     return torch.logaddexp(others, scale * widened) - scale * widened
 
 
-def _entropy(labels: np.ndarray) -> float:
-    """Entropy in nats of a random utterance's identity; lone utterances meet no key and are left out."""
+def _counts(labels: np.ndarray) -> np.ndarray:
+    """Utterances of each identity, float64 [N]; 0 in place of 1, as a lone utterance meets no key of its own."""
     counts = np.bincount(labels[labels >= 0])
-    share = counts[counts > 1] / max(1, counts[counts > 1].sum())
-    return float(-(share * np.log(share)).sum())
+    return np.where(counts > 1, counts, 0.0)
+
+
+def _mixtures(config: Config, task: Task) -> Mixtures:
+    """The data; those are drawn together that are compared with each other."""
+    views = 1 if config.bank == "fifo" else config.entries
+    cell, passes = config.cell, config.passes
+    if config.global_vector == "table" or config.bank == "fifo":
+        cell = len(task.utterances)                           # a row of the table or bank stays one identity's
+    elif config.bank == "batch":
+        cell, passes = task.batch_size * config.mixtures.streams // views, 1
+    return Mixtures(task.utterances, task.banks, config.mixtures, task.augment, task.batch_size, task.seed,
+                    views=views, cell=cell, passes=passes, labels=task.labels)
 
 
 def _check(config: Config, task: Task) -> None:
@@ -328,23 +266,22 @@ def _check(config: Config, task: Task) -> None:
                "bank": ("swap", "batch", "fifo"), "permutation": ("separation", "contrast")}
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
-            raise configuration.UserError(f"objective.{name} is one of {', '.join(allowed)}, "
-                                          f"not {getattr(config, name)!r}")
+            raise UserError(f"objective.{name} is one of {', '.join(allowed)}, not {getattr(config, name)!r}")
     if (config.identity == "utterance") != (task.labels is None):
-        raise configuration.UserError(
-            f"objective.identity is {config.identity!r}: "
-            + ("give the file of labels with --labels" if task.labels is None else "leave --labels out"))
+        remedy = "give the file of labels with --labels" if task.labels is None else "leave --labels out"
+        raise UserError(f"objective.identity is {config.identity!r}: {remedy}")
     if config.identity != "utterance" and config.bank != "fifo" and config.global_vector != "table":
-        raise configuration.UserError(f"objective.bank: identity {config.identity!r} needs bank: fifo")
+        raise UserError(f"objective.bank: identity {config.identity!r} needs bank: fifo")
     _check_numbers(config, task)
 
 
 def _check_numbers(config: Config, task: Task) -> None:
     if not hasattr(task.network, "streams"):
-        raise configuration.UserError(f"network.name: {task.network.name} separates nothing; csc needs galr")
-    mixtures, batch = config.mixtures, config.bank == "batch" and config.global_vector != "table"
+        raise UserError(f"network.name: {task.network.name} separates nothing; csc needs galr")
+    kind = None if config.global_vector == "table" else config.bank
+    mixtures, batch, swap = config.mixtures, kind == "batch", kind == "swap"
     demands = [
-        (config.alpha > 0, "alpha is more than 0"),
+        (0 < config.alpha <= MAX_ALPHA, f"alpha is more than 0 and at most {MAX_ALPHA:g}"),
         (config.entries >= (2 if batch else 1), f"entries is {2 if batch else 1} or more"),
         (not batch or task.batch_size % config.entries == 0,
          f"entries divides training.batch_size {task.batch_size} when bank is batch"),
@@ -352,9 +289,16 @@ def _check_numbers(config: Config, task: Task) -> None:
          f"mixtures.streams {mixtures.streams} equals network.streams {task.network.streams}"),
         (not batch or config.permutation == "separation",
          "permutation is separation when bank is batch: the batch's own keys are not there yet"),
-        (config.bank != "swap" or config.global_vector == "table" or mixtures.passes > 1
-         or mixtures.cell >= len(task.utterances),
-         "mixtures.passes is 2 or more when bank is swap: the first pass over a cell only fills it")]
+        (not swap or config.cell >= mixtures.streams,
+         f"cell holds the {mixtures.streams} talkers of a mixture at least"),
+        (not swap or config.passes > 1 or config.cell >= len(task.utterances),
+         "passes is 2 or more when bank is swap: the first pass over a cell only fills it")]
     for met, demand in demands:
         if not met:
-            raise configuration.UserError(f"objective.{demand}; change the config")
+            raise UserError(f"objective.{demand}; change the config")
+
+
+def _check_steps(task: Task, filling: int) -> None:
+    if task.steps <= filling:
+        raise UserError(f"training.steps: {task.steps} will not do, as the first {filling} contrast nothing and only "
+                        f"fill the bank; give {filling + 1} or more, or a smaller objective.cell")

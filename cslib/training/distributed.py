@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from cslib.config import UserError
 
@@ -54,6 +55,27 @@ def mean(values: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(values)
         values /= dist.get_world_size()
     return values
+
+
+def synchronise_batch_norms(module: nn.Module, processes: Processes) -> None:
+    """Let batch norms below `module` see the batch of all GPUs. torch can do this on GPUs only.
+
+    On CPUs each process normalises by its own share of the batch: see `average_running_statistics`.
+    """
+    if processes.count > 1 and processes.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
+@torch.no_grad()
+def average_running_statistics(module: nn.Module) -> None:
+    """Make the running means and variances of batch norms the same in all processes: their mean.
+
+    Where batch norms are not synchronised each process has gathered its own, of which one would be saved and
+    the others lost, and a run that is continued would not be the run that was stopped.
+    """
+    for name, buffer in module.named_buffers():
+        if name.rpartition(".")[2].startswith("running_"):
+            mean(buffer)
 
 
 def collect(item: object) -> list:

@@ -22,7 +22,14 @@ from cslib.config import UserError
 from cslib.files import progress
 from cslib.objectives import Losses, Objective
 from cslib.training import checkpoint
-from cslib.training.distributed import Processes, collect, mean, wait
+from cslib.training.distributed import (
+    Processes,
+    average_running_statistics,
+    collect,
+    mean,
+    synchronise_batch_norms,
+    wait,
+)
 
 
 @dataclass
@@ -74,6 +81,8 @@ class Trainer:
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         torch.manual_seed(seed + processes.rank)     # dropout differs between processes, weights do not
         objective.to(processes.device).train()
+        synchronise_batch_norms(objective, processes)
+        _require_two_for_batch_norm(objective, config.batch_size // processes.count)
         if config.compile:
             objective.embedding_network().compile()
         self.module: nn.Module = objective
@@ -157,6 +166,9 @@ class Trainer:
                 "ema": self.ema.state_dict() if self.ema is not None else None}
 
     def _save(self) -> None:
+        for module in (self.objective, self.ema):
+            if module is not None:
+                average_running_statistics(module)
         state = self._state()
         if self.processes.first:
             checkpoint.save(checkpoint.numbered_path(self.checkpoints, self.step), state)
@@ -330,6 +342,13 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2
     return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)
+
+
+def _require_two_for_batch_norm(objective: Objective, share: int) -> None:
+    """Over a single vector there is no variance, and torch's message names no option. (2-d norms have frames.)"""
+    if share < 2 and any(isinstance(module, nn.BatchNorm1d) for module in objective.modules()):
+        raise UserError("training.batch_size: one item per process is too few for the batch norm of this network; "
+                        "give two or more per process, or a network without one")
 
 
 def _optimiser(objective: Objective, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -35,15 +35,18 @@ def folder(tmp_path_factory):
     return root
 
 
-def mixtures(folder, labels=None, batch_size=4, seed=0, noise=False, **config):
+def mixtures(folder, labels=None, batch_size=4, seed=0, noise=False, views=2, cell=100, passes=4, **config):
     return Mixtures(
         Utterances.open(folder / "set"),
         open_banks(folder / "banks" if noise else None),
-        MixtureConfig(**{"crop_seconds": 0.25, "cell": 100, **config}),
+        MixtureConfig(**{"crop_seconds": 0.25, **config}),
         AugmentConfig(),
         batch_size,
         seed,
-        None if labels is None else np.array(labels),
+        views=views,
+        cell=cell,
+        passes=passes,
+        labels=None if labels is None else np.array(labels),
     )
 
 
@@ -57,7 +60,7 @@ def one_pass(dataset, number):
 
 def own_items(dataset, number):
     """The items of a pass without those that only fill the last batch."""
-    return one_pass(dataset, number)[: dataset.config.views * dataset.per_round]
+    return one_pass(dataset, number)[: dataset.views * dataset.per_round]
 
 
 def equal(one, other):

@@ -24,7 +24,7 @@ def call(*arguments):
 
 
 def test_audio_spoilt_under_way_is_one_sentence_from_a_loader_process(data, tmp_path):
-    train(data, tmp_path / "other", "--training.steps", "1")
+    train(data, tmp_path / "other", "--training.steps", "3")
     for path in (data / "audio").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     status, _, told = call(*command(data, tmp_path / "run", "--training.workers", "1"))
@@ -86,11 +86,11 @@ def test_missing_config_is_one_sentence(data, tmp_path):
 
 
 def test_second_config_changes_what_it_names_and_nothing_else(data, tmp_path):
-    (tmp_path / "more.yaml").write_text("objective: {alpha: 3}\ntraining: {steps: 1}")
+    (tmp_path / "more.yaml").write_text("objective: {alpha: 3}\ntraining: {steps: 3}")
     train(data, tmp_path / "run", "--config", str(tmp_path / "more.yaml"))
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert config["objective"]["alpha"] == 3 and config["objective"]["name"] == "csc"
-    assert config["training"]["batch_size"] == 4 and len(losses(tmp_path / "run")) == 1
+    assert config["training"]["batch_size"] == 4 and len(losses(tmp_path / "run")) == 3
 
 
 def test_config_that_is_left_behind_repeats_the_run(data, tmp_path):
@@ -100,7 +100,7 @@ def test_config_that_is_left_behind_repeats_the_run(data, tmp_path):
 
 
 def test_final_encoder_embeds_utterances(data, tmp_path):
-    network = load_encoder(train(data, tmp_path / "run", "--training.steps", "1") / "checkpoints/final.pt")
+    network = load_encoder(train(data, tmp_path / "run", "--training.steps", "3") / "checkpoints/final.pt")
     embeddings = network.embed(torch.randn(3, 16000), torch.tensor([16000, 16000, 9000]))
     assert embeddings.shape == (3, 8) and embeddings.isfinite().all()
 
@@ -108,7 +108,7 @@ def test_final_encoder_embeds_utterances(data, tmp_path):
 def test_start_from_begins_with_the_weights_of_the_other_run(data, tmp_path):
     first = train(data, tmp_path / "first", "--training.steps", "3")
     start = ["--start_from", str(first / "checkpoints/final.pt"), "--training.learning_rate", "0"]
-    again = train(data, tmp_path / "again", *start, "--training.steps", "1")
+    again = train(data, tmp_path / "again", *start, "--training.steps", "3")
     assert all(torch.equal(value, encoder(again)[name]) for name, value in encoder(first).items())
 
 
@@ -117,7 +117,7 @@ def test_run_with_noise_is_another_run_than_one_without(data, tmp_path, capsys):
         import numpy as np
 
         bank.add(np.random.default_rng(0).normal(0, 3000, 50_000).astype(np.int16))
-    options = ["--training.steps", "2", "--augment.noise_p", "1"]
+    options = ["--training.steps", "3", "--augment.noise_p", "1"]
     clean = losses(train(data, tmp_path / "run", *options))
     noisy = losses(train(data, tmp_path / "run", *options, "--noise", str(tmp_path / "noise")))
     assert clean != noisy and "inputs.noise" in capsys.readouterr().out

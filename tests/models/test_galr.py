@@ -206,7 +206,7 @@ def test_windows_longer_than_the_longest_whole_recording_end():
         {},
         {
             "compression": "log",
-            "filterbank": "multiphase",
+            "filterbank": "fourier",
             "window": 32,
             "embedding_norm": "batch",
             "pooling": "attentive",

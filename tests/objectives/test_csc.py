@@ -25,16 +25,11 @@ from cslib.data.utterances import Utterances
 from cslib.models import galr
 from cslib.models.identity_attention import IdentityAttention
 from cslib.objectives import Task, global_mean
-from cslib.objectives.csc import (
-    Config,
-    IdentityBank,
-    best_permutation,
-    build,
-    pairwise_si_snr,
-)
+from cslib.objectives.csc import Config, best_permutation, build, pairwise_si_snr
 
 COUNT, SIZE = 24, 16
 LABELS = np.array([0] * 10 + [1] * 5 + [2] * 4 + [3] * 3 + [-1] * 2)  # far from uniform
+PAIRS = np.array([*range(11)] * 2 + [11, -1])  # and one on its own
 
 
 class Network(galr.Config):
@@ -172,7 +167,7 @@ def largest_bound(csc, steps=40):
     "values",
     [
         {"bank": "swap"},
-        {"bank": "swap", "mixtures": {"cell": 12, "passes": 4}},
+        {"bank": "swap", "cell": 12, "passes": 4},
         {"bank": "swap", "global_vector": "mean"},
         {"bank": "swap", "mixtures": {"single_p": 1.0}},
         {"bank": "batch"},
@@ -182,6 +177,8 @@ def largest_bound(csc, steps=40):
         {"global_vector": "table"},
         {"bank": "fifo", "labels": LABELS, "entries": 2},
         {"bank": "fifo", "labels": LABELS, "entries": 8},
+        {"bank": "fifo", "labels": PAIRS, "batch_size": 4},
+        {"bank": "fifo", "labels": PAIRS, "entries": 4},
         {"global_vector": "table", "labels": LABELS},
     ],
 )
@@ -225,6 +222,17 @@ def test_knowing_how_frequent_identities_are_is_no_information(uninformed):
     embeddings, identity = torch.eye(32)[:1].expand(22, 1, 32), torch.tensor(known)[:, None]
     _, health = csc._contrast(embeddings, identity, identity, identity >= 0)
     assert health["mi_bound"].item() == pytest.approx(0, abs=1e-5)  # log 4 would give 0.11
+
+
+@torch.no_grad()
+def test_identities_that_are_in_no_comparison_yet_are_no_information(uninformed):
+    csc = uninformed(labels=np.arange(24) // 2, bank="fifo")
+    embeddings, origin = torch.eye(32)[:1].expand(24, 32), torch.arange(24)
+    csc.bank.push(embeddings[:22], origin[:22] // 2, origin[:22], origin[:22])  # 11 of 12 identities
+    shape = embeddings.view(12, 2, 32), (origin // 2).view(12, 2), origin.view(12, 2)
+    _, health = csc._contrast(*shape, torch.ones(12, 2, dtype=torch.bool))
+    assert health["counted"].item() == pytest.approx(22 / 24)
+    assert health["mi_bound"].item() == pytest.approx(0, abs=1e-5)  # log 12 would give 0.09
 
 
 def test_embeddings_that_name_the_talker_reach_the_ceiling(uninformed):
@@ -292,7 +300,7 @@ def test_a_constant_per_query_changes_neither_loss_nor_gradient():
     "values",
     [
         {"bank": "swap"},
-        {"bank": "swap", "mixtures": {"cell": 6, "passes": 3}},
+        {"bank": "swap", "cell": 6, "passes": 3},
         {"bank": "batch", "batch_size": 8},
         {"bank": "fifo", "labels": LABELS, "entries": 4},
     ],
@@ -319,6 +327,13 @@ def test_no_query_reads_an_entry_from_its_own_origin(uninformed, monkeypatch, va
     assert any(seen)
 
 
+def test_a_cluster_of_one_utterance_does_not_delay_the_contrast_of_the_others(uninformed):
+    csc = uninformed(bank="fifo", labels=PAIRS, mixtures={"single_p": 0.0})
+    assert csc.dataset.per_pass == csc.batch_size  # a step is a pass: the pairs are complete after one
+    counted = [losses.health["counted"].item() for losses in take_steps(csc, 2)]
+    assert counted == [0, pytest.approx(22 / 24)]
+
+
 @pytest.mark.parametrize(
     "values",
     [{"bank": "batch", "batch_size": 8, "entries": 4}, {"bank": "fifo", "labels": LABELS, "entries": 6}],
@@ -334,7 +349,7 @@ def test_a_query_reads_as_many_entries_of_its_own_identity_as_of_any_other(uninf
 
 @torch.no_grad()
 def test_swap_bank_reads_what_the_pass_before_has_written_and_nothing_else(uninformed):
-    csc = uninformed(bank="swap", batch_size=6, mixtures={"cell": 12, "passes": 3, "single_p": 0.0})
+    csc = uninformed(bank="swap", batch_size=6, cell=12, passes=3, mixtures={"single_p": 0.0})
     steps_per_pass = csc.dataset.per_pass // 6
     written, before = {}, {}
     for step in range(7 * steps_per_pass):
@@ -372,44 +387,8 @@ def test_who_was_silent_in_the_last_pass_leaves_no_older_entry_in_the_swap_bank(
     assert missing > 10
 
 
-@pytest.mark.parametrize("entries", [1, 3])
-def test_fifo_keeps_the_newest_entries_of_each_identity(entries):
-    bank, generator = IdentityBank(5, entries, 2, "fifo"), torch.Generator().manual_seed(0)
-    history = {identity: [] for identity in range(5)}
-    for step in range(12):
-        count = [7, 0, 1, 20][step % 4]  # several of the same in one push
-        identity = torch.randint(0, 4, (count,), generator=generator)
-        keys, origin = torch.randn(count, 2, generator=generator), torch.arange(count) + 100 * step
-        bank.push(keys, identity, origin, torch.zeros_like(identity))
-        for one, key, place in zip(identity.tolist(), keys, origin.tolist(), strict=True):
-            history[one].append((place, key))
-        for one, entered in history.items():
-            newest = entered[-entries:]
-            held = bank.origins[one] >= 0
-            assert sorted(bank.origins[one][held].tolist()) == sorted(place for place, _ in newest)
-            for place, key in newest:
-                assert torch.equal(bank.keys[one][bank.origins[one] == place][0], key)
-        assert bank.pushed.tolist() == [len(entered) for entered in history.values()]
-    assert not bank.ready  # identity 4 has none yet
-    enough = torch.full((2,), 4)
-    bank.push(torch.ones(2, 2), enough, enough, enough)
-    assert bank.ready
-
-
-@pytest.mark.parametrize("kind", ["swap", "batch"])
-def test_of_two_entries_for_one_place_the_later_stays_with_its_own_origin(kind):
-    bank = IdentityBank(3, 2, 1, kind)
-    identity, view = torch.tensor([1, 2, 1, 1]), torch.tensor([0, 1, 1, 0])
-    bank.push(torch.tensor([[1.0], [2.0], [3.0], [4.0]]), identity, torch.arange(4), view)
-    if kind == "swap":
-        assert (bank.origins < 0).all()
-        bank.start_pass(0, fresh=False)
-    assert bank.origins.tolist() == [[-1, -1], [3, 2], [-1, 1]]
-    assert bank.keys[1].flatten().tolist() == [4, 3] and bank.keys[2, 1] == 2
-
-
 def test_batch_bank_compares_with_the_other_views_of_the_same_batch_only(uninformed):
-    csc = uninformed(bank="batch", batch_size=8, mixtures={"single_p": 0.0, "cell": 3})
+    csc = uninformed(bank="batch", batch_size=8, cell=3, mixtures={"single_p": 0.0})
     assert all(losses.health["counted"] == 1 for losses in take_steps(csc, 5))
     assert csc.bank.keys.shape == (8, 2, 32) and (csc.bank.origins // 8 == 4).all()
     embeddings, identity, origin, view, _ = (value.flatten(0, 1) for value in csc._last)
@@ -427,7 +406,7 @@ def test_batch_bank_compares_with_the_other_views_of_the_same_batch_only(uninfor
 @pytest.mark.parametrize(
     "values",
     [
-        {"bank": "swap", "mixtures": {"cell": 12, "passes": 3}},
+        {"bank": "swap", "cell": 12, "passes": 3},
         {"bank": "fifo", "labels": LABELS, "entries": 3},
     ],
 )
@@ -625,9 +604,9 @@ def test_both_losses_train_the_trunk_and_each_its_own_branch(corpus, values):
             part for part, moved in found.items() if names & moved
         }
 
-    for trunk in ("encoder.analysis", "encoder.bottleneck", "encoder.shared"):
+    for trunk in ("encoder.filterbank.analysis", "encoder.bottleneck", "encoder.shared"):
         assert trained_by(trunk)[0] == {"separation", "contrast"}
-    for branch in ("encoder.speech", "encoder.gate", "encoder.to_mask", "encoder.synthesis"):
+    for branch in ("encoder.speech", "encoder.gate", "encoder.to_mask", "encoder.filterbank.synthesis"):
         assert trained_by(branch) == ({"separation"}, {"separation"})
     for branch in ("encoder.speaker", "encoder.pool", "log_alpha", "attention.query", "attention.key"):
         assert trained_by(branch) == ({"contrast"}, {"contrast"})
@@ -691,11 +670,18 @@ def test_total_is_the_weighted_sum_of_its_parts(corpus):
     torch.testing.assert_close(losses.total, 0.5 * losses.parts["separation"] + 3 * losses.parts["contrast"])
 
 
-def test_inverse_temperature_is_learnt_and_kept_below_its_limit(corpus):
-    csc = objective(corpus, alpha=7.0)
+def test_inverse_temperature_is_learnt_held_at_its_limit_and_can_come_back(corpus):
+    csc = objective(corpus, bank="batch", alpha=7.0)
     assert csc.scale.item() == pytest.approx(14)
     csc.log_alpha.data += 10
+    take_steps(csc, 1)
     assert csc.scale.item() == pytest.approx(100)
+    optimiser = torch.optim.SGD([csc.log_alpha], lr=1e-3)
+    csc(batch_of(csc)).total.backward()  # an untrained network: too sure of itself at this alpha
+    assert csc.log_alpha.grad > 1
+    optimiser.step()
+    csc.after_step()
+    assert csc.scale.item() < 99.9
 
 
 # --- What cannot work is said in a sentence
@@ -713,11 +699,14 @@ def test_inverse_temperature_is_learnt_and_kept_below_its_limit(corpus):
         ({"labels": LABELS, "bank": "swap"}, "needs bank: fifo"),
         ({"labels": LABELS, "bank": "batch"}, "needs bank: fifo"),
         ({"alpha": 0.0}, "alpha is more than 0"),
+        ({"alpha": 51.0}, "alpha is more than 0 and at most 50"),
+        ({"bank": "swap", "cell": 1}, "objective.cell holds the 2 talkers of a mixture"),
+        ({"bank": "swap", "steps": 6}, "training.steps: 6 will not do, as the first 6 contrast nothing"),
         ({"bank": "batch", "entries": 1}, "entries is 2 or more"),
         ({"bank": "batch", "entries": 3}, "entries divides training.batch_size 4"),
         ({"bank": "batch", "permutation": "contrast"}, "permutation is separation when bank is batch"),
         ({"streams": 3, "mixtures": {"streams": 2}}, "mixtures.streams 2 equals network.streams 3"),
-        ({"bank": "swap", "mixtures": {"cell": 6, "passes": 1}}, "mixtures.passes is 2 or more"),
+        ({"bank": "swap", "cell": 6, "passes": 1}, "objective.passes is 2 or more"),
         ({"mixtures": {"streams": 25}, "streams": 25}, "24 identities are too few"),
     ],
 )

@@ -16,6 +16,7 @@ import torch
 from cslib.config import UserError
 from cslib.objectives.csc import Csc
 from cslib.training import checkpoint
+from cslib.training.distributed import Processes, synchronise_batch_norms
 from cslib.training.loop import Trainer, TrainingConfig, learning_rate
 from tests.tiny_run import ENVIRONMENT, ROOT, command, encoder, log, losses, make_set, same_training, train
 
@@ -113,7 +114,7 @@ def test_loader_processes_change_nothing(data, whole, tmp_path):
 
 
 def test_another_seed_is_another_training(data, whole, tmp_path):
-    train(data, tmp_path / "run", "--seed", "1", "--training.steps", "2")
+    train(data, tmp_path / "run", "--seed", "1", "--training.steps", "3")
     assert losses(tmp_path / "run")[0] != losses(whole)[0]
 
 
@@ -151,6 +152,63 @@ def test_two_processes_compute_what_one_computes(data, tmp_path):
         assert all(torch.allclose(mine[key], its[key], atol=1e-5) for key in mine), name
 
 
+STATISTICS_AROUND_EVERY_SAVE = """
+import sys
+import torch
+from cslib.config import parse
+from cslib.training.loop import Trainer
+from local import train
+
+save, found = Trainer._save, []
+
+def statistics(trainer):
+    return [buffer.clone() for module in (trainer.objective, trainer.ema)
+            for name, buffer in module.named_buffers() if "running_" in name]
+
+def watched(trainer):
+    before = statistics(trainer)
+    save(trainer)
+    found.append((trainer.step, before, statistics(trainer)))
+    torch.save(found, f"{sys.argv[0]}.{trainer.processes.rank}")
+
+Trainer._save = watched
+train.main(parse(train.options_of_command()))
+"""
+
+
+def test_batch_norms_of_two_cpu_processes_end_with_the_mean_of_their_statistics(data, tmp_path):
+    script, run = tmp_path / "watched.py", tmp_path / "run"
+    script.write_text(STATISTICS_AROUND_EVERY_SAVE)
+    options = ["--network.embedding_norm", "batch", "--training.ema", "0.5", "--training.steps", "4"]
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                    str(script), *command(data, run, *options)[2:]], cwd=ROOT, env=ENVIRONMENT, check=True,
+                   capture_output=True, timeout=60)
+    one, other = (torch.load(f"{script}.{rank}", weights_only=True) for rank in range(2))
+    assert [step for step, *_ in one] == [step for step, *_ in other] == [3, 4]
+    for (_, my_before, mine), (_, its_before, its) in zip(one, other, strict=True):
+        assert len(mine) == 4      # mean and variance, of the network and of its moving average
+        for values in zip(my_before, its_before, mine, its, strict=True):
+            assert not torch.equal(values[0], values[1]) and torch.equal(values[2], values[3])
+            torch.testing.assert_close(values[2], (values[0] + values[1]) / 2)
+    assert torch.equal(encoder(run)["embedding_norm.running_mean"], one[-1][2][2])
+
+
+@pytest.mark.parametrize("count, device, synchronised", [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)])
+def test_batch_norms_see_the_batch_of_all_gpus(count, device, synchronised):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sequential(torch.nn.BatchNorm1d(3)))
+    before = network.state_dict()
+    synchronise_batch_norms(network, Processes(0, count, torch.device(device)))
+    assert isinstance(network[1][0], torch.nn.SyncBatchNorm) == synchronised
+    assert network.state_dict().keys() == before.keys()      # one GPU can load what many have trained
+
+
+def test_batch_norm_over_one_item_is_one_sentence(data, tmp_path):
+    options = ["--network.embedding_norm", "batch", "--training.batch_size"]
+    with pytest.raises(UserError, match="batch_size: one item per process is too few for the batch norm"):
+        train(data, tmp_path / "run", *options, "1")
+    train(data, tmp_path / "run", *options, "2")
+
+
 def test_checkpoint_of_two_processes_is_not_continued_by_one(data, tmp_path, monkeypatch):
     interrupted(monkeypatch, 4, data, tmp_path / "run")
     path = tmp_path / "run/checkpoints/step-00000003.pt"
@@ -161,15 +219,9 @@ def test_checkpoint_of_two_processes_is_not_continued_by_one(data, tmp_path, mon
 
 
 def test_batch_that_cannot_be_shared_is_one_sentence(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("local.train.distributed.start", lambda _: train_processes(3))
+    monkeypatch.setattr("local.train.distributed.start", lambda _: Processes(0, 3, torch.device("cpu")))
     with pytest.raises(UserError, match="batch_size 4 cannot be shared by 3 processes"):
         train(data, tmp_path / "run")
-
-
-def train_processes(count):
-    from cslib.training.distributed import Processes
-
-    return Processes(0, count, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -216,12 +268,12 @@ def test_full_disk_leaves_the_last_good_checkpoint(data, whole, tmp_path, monkey
 
 
 def test_finished_run_says_so_and_trains_nothing(data, tmp_path, capsys):
-    run, steps = tmp_path / "run", ["--training.steps", "2"]
+    run, steps = tmp_path / "run", ["--training.steps", "3"]
     train(data, run, *steps)
     before = (run / "checkpoints/final.pt").stat().st_mtime_ns
     train(data, run, *steps, "--training.workers", "1", "--training.log_every", "5")
     assert "nothing to train" in capsys.readouterr().out
-    assert (run / "checkpoints/final.pt").stat().st_mtime_ns == before and len(log(run)) == 2
+    assert (run / "checkpoints/final.pt").stat().st_mtime_ns == before and len(log(run)) == 3
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -233,25 +285,25 @@ def test_other_config_sets_the_old_checkpoints_aside(data, tmp_path, monkeypatch
         interrupted(monkeypatch, 4, data, run, *old)
     before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
     lines = (run / "log.jsonl").read_text()
-    train(data, run, "--training.steps", "2")
-    assert "config.training.steps: 8 then, 2 now" in capsys.readouterr().out
+    train(data, run, "--training.steps", "3")
+    assert "config.training.steps: 8 then, 3 now" in capsys.readouterr().out
     kept, = run.glob("checkpoints.until-*")
     assert {path.name: path.read_bytes() for path in kept.glob("*.pt")} == before
-    assert (kept / "log.jsonl").read_text() == lines and len(log(run)) == 2
+    assert (kept / "log.jsonl").read_text() == lines and len(log(run)) == 3
 
 
 def test_other_data_are_trained_on_anew(tmp_path, capsys):
     data, other = make_set(tmp_path / "one/train"), make_set(tmp_path / "other/train", count=7)
-    train(data, tmp_path / "run", "--training.steps", "2")
-    train(other, tmp_path / "run", "--training.steps", "2")
+    train(data, tmp_path / "run", "--training.steps", "3")
+    train(other, tmp_path / "run", "--training.steps", "3")
     assert "inputs.utterances" in capsys.readouterr().out
     assert len(list((tmp_path / "run").glob("checkpoints.until-*"))) == 1
 
 
 def test_data_that_were_moved_are_the_same_data(tmp_path, capsys):
     data = make_set(tmp_path / "one/train")
-    train(data, tmp_path / "run", "--training.steps", "2")
-    train(make_set(tmp_path / "moved/train"), tmp_path / "run", "--training.steps", "2")
+    train(data, tmp_path / "run", "--training.steps", "3")
+    train(make_set(tmp_path / "moved/train"), tmp_path / "run", "--training.steps", "3")
     assert "nothing to train" in capsys.readouterr().out
 
 
@@ -328,7 +380,7 @@ def test_final_encoder_is_the_last_step_when_nothing_is_averaged(data, tmp_path,
 
 
 def test_bf16_stays_finite_and_near_fp32(data, whole, tmp_path):
-    found = losses(train(data, tmp_path / "run", "--training.precision", "bf16", "--training.steps", "2"))
+    found = losses(train(data, tmp_path / "run", "--training.precision", "bf16", "--training.steps", "3"))
     assert all(map(math.isfinite, found)) and found[0] != losses(whole)[0]
     assert found[0] == pytest.approx(losses(whole)[0], rel=0.05)
 

@@ -1,0 +1,150 @@
+"""Put the runs of an ablation study into one markdown table: what every arm is worth beside the first one.
+
+    python local/tabulate_ablations.py --out exp/ablations/table.md \\
+        --runs exp/ablations/attention_1,exp/ablations/mean_1,exp/ablations/attention_2,exp/ablations/mean_2
+
+A run's arm is the `method` of its results.json. Arms have the same seeds and the same trial lists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from cslib.config import UserError, load_yaml, run
+from cslib.data.trials import read_trials
+from cslib.files import read_json, write_lines
+from cslib.scoring.bootstrap import eer_interval
+from cslib.scoring.score_files import read_scores
+from cslib.scoring.speakers import read_speakers
+
+HEALTH = {"si_snr_improvement": "SI-SNR improvement, dB", "mi_bound": "MI bound, nats",
+          "nearest_identity": "nearest identity"}
+DRAWS = 200  # bootstrap draws of the test speakers
+
+
+@dataclass
+class Options:
+    runs: str  # run folders, with commas between; each arm is compared with that of the first one
+    out: Path  # markdown file
+
+
+def main(options: Options) -> None:
+    arms = arms_of([Path(folder) for folder in options.runs.split(",")])
+    lines = [*table(arms), "", *notes(arms)]
+    write_lines(options.out, lines)
+    print("\n".join(lines))
+
+
+def arms_of(folders: list[Path]) -> dict[str, dict[int, Path]]:
+    """{arm: {seed: run folder}}. Raises UserError when two arms have different seeds."""
+    arms: dict[str, dict[int, Path]] = defaultdict(dict)
+    for folder in folders:
+        results = read_json(folder / "results.json")
+        arms[results["method"]][results["seed"]] = folder
+    reference, *others = arms
+    for arm in others:
+        if arms[arm].keys() != arms[reference].keys():
+            raise UserError(f"--runs: {arm} has the seeds {_listed(arms[arm])}, and {reference} "
+                            f"{_listed(arms[reference])}; give the same ones of every arm")
+    return {arm: dict(sorted(runs.items())) for arm, runs in arms.items()}     # stacked, they pair by seed
+
+
+def table(arms: dict[str, dict[int, Path]]) -> list[str]:
+    """A line for every arm, made column by column."""
+    reference, *_ = arms
+    first_run = next(iter(arms[reference].values()))
+    lists = [row["trials"] for row in read_json(first_run / "results.json")["rows"]
+             if row["system"] == reference and row["scoring"] == "cosine"]
+    columns = [["arm", *(f"**{arm}: with true speaker labels**" if is_supervised(runs) else arm
+                         for arm, runs in arms.items())]]
+    for trials in lists:
+        columns += [rates(arms, trials), differences(arms, trials)]
+    columns += [health(arms, name) for name in HEALTH]
+    header, *lines = zip(*columns, strict=True)
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
+
+
+def rates(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
+    """Column: mean EER over the seeds, and that of each seed."""
+    cells = [f"EER % {trials} (each seed)"]
+    for arm, runs in arms.items():
+        found = [read_json(_scored(run, arm, trials))["row"]["eer"] for run in runs.values()]
+        cells.append(f"{mean(found):.2f} ({', '.join(f'{rate:.2f}' for rate in found)})")
+    return cells
+
+
+def differences(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
+    """Column: EER minus that of the first arm, and its 95 % interval over seeds and test speakers."""
+    reference, *others = arms
+    drawn = {arm: np.stack([drawn_rates(_scored(run, arm, trials)) for run in runs.values()])
+             for arm, runs in arms.items()}
+    seeds = np.random.default_rng(0).integers(len(arms[reference]), size=drawn[reference].shape)
+    cells = [f"minus {reference}, {trials}", ""]
+    for arm in others:
+        gaps = drawn[arm] - drawn[reference]                          # [seeds, 1 + DRAWS], both of one draw
+        low, high = np.quantile(np.take_along_axis(gaps, seeds, axis=0)[:, 1:].mean(0), [0.025, 0.975])
+        cells.append(f"{gaps[:, 0].mean():+.2f} [{low:+.2f}, {high:+.2f}]")
+    return cells
+
+
+def drawn_rates(scored: Path) -> np.ndarray:
+    """[1 + DRAWS] EER in percent: over all test speakers, then over those of each draw.
+
+    The draws are the same for all runs of a trial list.
+    scored  a .json that score_trials.py wrote
+    """
+    found = read_json(scored)
+    trials = read_trials(found["trial_list"])
+    scores = read_scores(scored.with_name(found["score_file"]), trials)
+    speakers = read_speakers(Path(found["trial_list"]).parents[1] / "speakers.tsv", trials.ids)
+    pairs = speakers[trials.enrol_index], speakers[trials.test_index]
+    # Of a single replicate both ends of the interval are its EER; its seed alone decides who is drawn.
+    return np.array([found["row"]["eer"], *(
+        eer_interval(scores, trials.targets, *pairs, replicates=1, seed=draw)[0] for draw in range(DRAWS))])
+
+
+def health(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
+    """Column: what the trainings logged last, mean over the seeds."""
+    return [HEALTH[name], *(f"{mean(_last_line(run / 'log.jsonl')[name] for run in runs.values()):.2f}"
+                            for runs in arms.values())]
+
+
+def notes(arms: dict[str, dict[int, Path]]) -> list[str]:
+    reference, *_ = arms
+    lines = [f"EER by cosine, mean over the seeds {_listed(arms[reference])}. Differences are in percentage",
+             "points, positive is worse; in brackets their 95 % interval over seeds and test speakers, drawn anew",
+             f"{DRAWS} times, alike for both arms. The last columns are means over the last logged steps of",
+             "training. The bound is at most log N of the N identities told apart: compare it, and the nearest",
+             "identity, between arms of the same N only."]
+    labelled = [arm for arm, runs in arms.items() if is_supervised(runs)]
+    if labelled:
+        lines += ["", f"**Trained with true speaker labels: {', '.join(labelled)}.** No other arm saw any."]
+    return lines
+
+
+def is_supervised(runs: dict[int, Path]) -> bool:
+    """Whether true speakers were trained on, as the configs of the runs say."""
+    return any(load_yaml(folder / "config.yaml")["objective"].get("identity") == "speaker"
+               for folder in runs.values())
+
+
+def _scored(folder: Path, arm: str, trials: str) -> Path:
+    return folder / "scores" / f"{arm}_{trials}_cosine.json"
+
+
+def _last_line(path: Path) -> dict[str, float]:
+    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+
+
+def _listed(runs: dict[int, Path]) -> str:
+    return ", ".join(map(str, sorted(runs)))
+
+
+if __name__ == "__main__":
+    run(main, Options)

@@ -1,0 +1,135 @@
+"""egs/voxceleb/ablations.sh: its options, its arms, and one run of two arms on noise."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cslib.config import find, parse
+from cslib.data.augment import AugmentConfig
+from cslib.data.banks import Banks, BankWriter
+from cslib.data.trials import write_trials
+from cslib.data.utterances import Utterances
+from cslib.objectives import Task
+from local import train
+from tests.tiny_run import ENVIRONMENT, make_set
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "egs/voxceleb/ablations.sh"
+BASE = ROOT / "egs/voxceleb/conf/mini/csc.yaml"
+ARMS = sorted((BASE.parent / "ablations").glob("*.yaml"))
+STEPS = "training: {steps: 4, batch_size: 4, log_every: 1, checkpoint_every: 2}"
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    """ablations.sh called from `folder`."""
+    return subprocess.run(
+        ["bash", SCRIPT, "--data", "data", "--exp", "exp", *options], cwd=folder, capture_output=True, text=True,
+        env={**ENVIRONMENT, "VIRTUAL_ENV": sys.prefix})
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--nj", "3"], "there is no option --nj"),
+    (["--seeds", "1 two"], "--seeds takes whole numbers, and '1 two' is something else"),
+    (["--jobs", "0"], "--jobs is at least 1"),
+    (["--arms", " "], "--arms names at least one arm"),
+    (["--arms", "attention guess"], "there is no config guess.yaml; the arms in "),
+    (["--config", "guess.yaml"], "guess.yaml; the arms in "),
+    ([], "data/train: run 'bash egs/voxceleb/run.sh --stop-stage 2' first"),
+])
+def test_mistake_ends_with_one_sentence_and_nothing_is_made(
+        tmp_path: Path, options: list[str], sentence: str) -> None:
+    done = run(tmp_path, *options)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: ") and sentence in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_arm_and_every_option(tmp_path: Path) -> None:
+    done = run(tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n  {arm.stem} " in done.stdout for arm in ARMS)
+    for option in ("seeds", "arms", "data", "exp", "config", "jobs", "device"):
+        assert f"\n  --{option} " in done.stdout
+
+
+def leaves(tree: dict, name: str = "") -> dict:
+    """{"a.b.c": value} of nested dictionaries."""
+    found = {}
+    for key, value in tree.items():
+        found |= leaves(value, f"{name}{key}.") if isinstance(value, dict) else {f"{name}{key}": value}
+    return found
+
+
+@pytest.fixture(scope="module")
+def utterances(tmp_path_factory: pytest.TempPathFactory) -> Utterances:
+    return Utterances.open(make_set(tmp_path_factory.mktemp("arms") / "train"))
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.stem)
+def test_arm_changes_what_it_says_and_nothing_else(arm: Path, utterances: Utterances) -> None:
+    words = ["train.py", "--config", str(BASE), "--data", "d", "--exp", "e"]
+    with patch.object(sys, "argv", words):
+        base = leaves(vars_of(parse(train.options_of_command())))
+    with patch.object(sys, "argv", [*words, "--config", str(arm)]):
+        options = parse(train.options_of_command())
+    stated = leaves(yaml.safe_load(arm.read_text()))
+    assert leaves(vars_of(options)) == base | stated
+
+    labels = torch.arange(len(utterances)).numpy() // 2 if options.objective.identity == "speaker" else None
+    assert (labels is not None) == (arm.stem == "supervised")
+    task = Task(utterances, Banks(), AugmentConfig(), options.training.batch_size, 0, 10, options.network, labels)
+    find("objectives", options.objective.name).build(options.objective, task)
+
+
+def vars_of(options: object) -> dict:
+    return json.loads(json.dumps(train.to_dict(options)))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A folder with data/ of noise, and a config of a few steps."""
+    for name in ("train", "test", "test_adverse"):
+        make_set(tmp_path / "data" / name)
+    for name, trials in (("test", "clean"), ("test_adverse", "adverse")):
+        pairs = [(a, b) for a in range(8) for b in range(a)]
+        write_trials(tmp_path / "data" / name / "trials" / f"{trials}.txt", [f"u{a:02d}" for a, _ in pairs],
+                     [f"u{b:02d}" for _, b in pairs], np.array([a % 3 == b % 3 for a, b in pairs]))
+    with BankWriter(tmp_path / "data/noise/noise", np.int16) as writer:
+        writer.add(np.random.default_rng(0).normal(0, 1000, 32000).astype(np.int16))
+    config = (tmp_path / "data/config.yaml").read_text().split("training:")[0] + STEPS
+    (tmp_path / "tiny.yaml").write_text(config)
+    return tmp_path
+
+
+@pytest.mark.end_to_end
+def test_arms_end_in_one_table_and_what_is_done_stays(corpus: Path) -> None:
+    options = ["--arms", "attention supervised", "--seeds", "1", "--config", "tiny.yaml", "--jobs", "2"]
+    done = run(corpus, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (corpus / "exp/table.md").read_text()
+    assert table in done.stdout
+    assert "\n| attention |" in table and "\n| **supervised: with true speaker labels** |" in table
+    assert "clean" in table and "adverse" in table
+    opened = [("speakers.tsv" in (corpus / f"exp/{arm}_1.log").read_text().split("stage 2")[0])
+              for arm in ("attention", "supervised")]
+    assert opened == [False, True]      # the one arm that trains with labels
+
+    models = {path: os.stat(path).st_mtime_ns for path in corpus.rglob("*.pt")}
+    again = run(corpus, *options)
+    assert again.returncode == 0 and (corpus / "exp/table.md").read_text() == table
+    assert models == {path: os.stat(path).st_mtime_ns for path in corpus.rglob("*.pt")}
+    assert (corpus / "exp/attention_1.log").read_text().count("done already") == 3
+
+    # A run that fails says why.
+    (corpus / "tiny.yaml").write_text((corpus / "tiny.yaml").read_text().replace("batch_size: 4", "batch_size: 0"))
+    failed = run(corpus, *options)
+    assert failed.returncode == 1
+    assert "attention_1 failed" in failed.stderr and "training.batch_size" in failed.stderr
