@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ SEGMENT_SECONDS = 30.0  # longer recordings are stored in pieces of this length
 BABBLE_SECONDS = 10.0
 TALKERS = (3, 10)  # in one babble
 FEW = 3  # with fewer files than this, training and test share them
+FEW_ROOMS = 20  # with fewer rooms than this, adverse recordings would share them: synthetic ones are added
 NO_SOURCE = "nothing to make noise from; give --synthetic, --noise-dir, --rir-dir, --musan or --rirs"
 
 
@@ -39,7 +41,7 @@ NO_SOURCE = "nothing to make noise from; give --synthetic, --noise-dir, --rir-di
 class Options:
     out: Path  # data/<corpus>: gets noise/ and noise_test/; its train/ is what babble is mixed from
     seed: int = 0  # of the split into training and test, of babble and of everything synthetic
-    synthetic: bool = False  # make up whatever kind no folder is given for
+    synthetic: bool = False  # make up whatever kind no folder is given for, and rooms where there are few
     noise_dir: Path | None = None  # folder with any audio files; one third goes to the test
     rir_dir: Path | None = None  # folder with any room responses; one third goes to the test
     musan: Path | None = None  # OpenSLR 17, with noise/ music/ speech/; one tenth goes to the test
@@ -84,7 +86,9 @@ def collect(options: Options) -> tuple[dict[str, Source], dict[str, Source]]:
             part[kind] = Source(read(chosen), len(chosen))
     if options.synthetic:
         for number, part in enumerate((train, test)):
-            part.update({k: s for k, s in _synthetic(options, number).items() if k not in part})
+            for kind, made in _synthetic(options, number).items():
+                few = kind == "rooms" and kind in part and part[kind].files < FEW_ROOMS
+                part[kind] = _joined(part[kind], made) if few else part.get(kind, made)
     if not train:
         raise UserError(NO_SOURCE)
     train.update(_babble(options, 0))
@@ -204,6 +208,11 @@ def _pieces(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
             pending, count = pending[length:], count + 1
     if len(pending) >= (SAMPLE_RATE if count else 1):
         yield pending
+
+
+def _joined(rooms: Source, made: Source) -> Source:
+    print(f"rooms: {rooms.files} are few, {made.files} synthetic ones are added so that recordings differ in theirs")
+    return Source(chain(rooms.recordings, made.recordings), rooms.files + made.files)
 
 
 def _synthetic(options: Options, part: int) -> dict[str, Source]:

@@ -110,7 +110,7 @@ if stage 2 "noise, babble, rooms and the adverse test set"; then
       run local/prepare_noise.py --out "$data" --synthetic \
         ${noise_dir:+--noise-dir "$noise_dir"} ${rir_dir:+--rir-dir "$rir_dir"} ;;
   esac
-  # In clean trials the channel helps to give speakers away. Here every recording has a room and a noise of its own.
+  # In clean trials the channel helps to give speakers away. Here room, noise and other talkers are drawn anew for each.
   makes "$data/test_adverse"
   adverse=(local/make_adverse.py --test "$data/test" --noise "$data/noise_test" --out "$data/test_adverse" --nj "$nj")
   [ "$corpus" != voxceleb ] || adverse+=(--trials vox1_o --only-trials)
