@@ -22,13 +22,18 @@ from cslib.data.utterances import SAMPLE_RATE
 
 SILENCE = 1e-20  # total energy; far below one step of a 16-bit sample, and safe to divide by
 
+CHANNEL_TAPS = 256  # 16 ms
+CHANNEL_WAVES = 4  # the fastest swings twice between 0 and 8 kHz
+
 
 @dataclass
 class AugmentConfig:
-    """How speech is degraded: reverberation, then one kind of noise. The defaults are Cho et al.'s (2022)."""
+    """How speech is degraded: a channel, reverberation, one kind of noise. The defaults are Cho et al.'s (2022)."""
 
     reverb_p: float = 0.45  # probability that a crop is reverberated
     max_room_seconds: float = 0.5  # longer room responses are cut off here
+    channel_p: float = 0.0  # probability that a crop passes a random equaliser, as through another microphone
+    channel_db: float = 6.0  # how far its response strays from flat: standard deviation over frequencies
     noise_p: float = 0.7  # probability that a crop gets noise of one kind
     noise_snr: tuple[float, float] = (0.0, 18.0)  # dB, drawn uniformly; noises such as doors, cars and rain
     music_snr: tuple[float, float] = (3.0, 18.0)  # dB
@@ -38,14 +43,14 @@ class AugmentConfig:
     babble_weight: float = 1.0  # the same for babble
 
     def __post_init__(self) -> None:
-        for name in ("reverb_p", "noise_p"):
+        for name in ("reverb_p", "channel_p", "noise_p"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability from 0 to 1")
         for name in ("noise_snr", "music_snr", "babble_snr"):
             low, high = getattr(self, name)
             good = math.isfinite(low + high) and low <= high
             _require(good, name, [low, high], "the lower bound first, in dB")
-        for name in ("noise_weight", "music_weight", "babble_weight"):
-            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a weight of 0 or more")
+        for name in ("noise_weight", "music_weight", "babble_weight", "channel_db"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number of 0 or more")
         seconds = self.max_room_seconds
         _require(0 < seconds < math.inf, "max_room_seconds", seconds, "more than 0")
 
@@ -95,6 +100,24 @@ def _draw_room(rng: np.random.Generator, banks: Banks, config: AugmentConfig) ->
     else:
         room[0] = 1.0
     return room
+
+
+def draw_channel(rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
+    """A random equaliser, float32 [CHANNEL_TAPS] of minimum phase, for `reverberate`; the unit impulse = none.
+
+    Its gain in dB is a sum of cosines along the mel scale: smooth, as the responses of microphones are. Two crops
+    of one utterance share a microphone, which is the cheapest way to tell that they belong together.
+    """
+    if rng.random() >= config.channel_p:
+        return np.eye(1, CHANNEL_TAPS, dtype=np.float32)[0]
+    mels = np.log1p(np.linspace(0, SAMPLE_RATE / 2, CHANNEL_TAPS + 1) / 700)
+    waves = np.cos(np.pi * np.arange(1, CHANNEL_WAVES + 1)[:, None] * mels / mels[-1])
+    decibel = rng.normal(0, config.channel_db * math.sqrt(2 / CHANNEL_WAVES), CHANNEL_WAVES) @ waves
+    # Folding the cepstrum of a gain onto positive times gives the response of minimum phase that has it.
+    cepstrum = np.fft.irfft(decibel * math.log(10) / 20)
+    cepstrum[1:CHANNEL_TAPS] *= 2
+    cepstrum[CHANNEL_TAPS + 1:] = 0
+    return np.fft.irfft(np.exp(np.fft.rfft(cepstrum)))[:CHANNEL_TAPS].astype(np.float32)
 
 
 def degrade(speech: Tensor, noise: Tensor, snr: Tensor, room: Tensor) -> Tensor:

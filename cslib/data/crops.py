@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from cslib.config import UserError
-from cslib.data.augment import AugmentConfig, draw_degradation
+from cslib.data.augment import AugmentConfig, draw_channel, draw_degradation
 from cslib.data.banks import Banks
 from cslib.data.utterances import SAMPLE_RATE, Utterances
 
@@ -28,8 +28,8 @@ class LabelledCrops(Dataset):
     labels  int64 [n] label of each utterance, -1 = rejected: it is neither trained on nor talks in the
             background
 
-    An item holds: speech int16 [T]; interferer int16 [T], silent when alone, and sir (dB); noise int16 [T],
-    snr and room [R] (see cslib/data/augment.py); label int64; ids, the utterance's name.
+    An item holds: speech int16 [T]; interferer int16 [T], silent when alone, and sir (dB); channel [K]; noise
+    int16 [T], snr and room [R] (see cslib/data/augment.py); label int64; ids, the utterance's name.
     Raises UserError when no utterance has a label.
     """
 
@@ -61,6 +61,7 @@ class LabelledCrops(Dataset):
             "speech": random_crop(self.utterances, row, self.frames, rng),
             "interferer": self._interferer(row, rng),
             "sir": np.float32(rng.uniform(*self.config.sir_db)),
+            "channel": draw_channel(rng, self.augment),
             "noise": noise,
             "snr": snr,
             "room": room,

@@ -15,7 +15,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from cslib.config import UserError
-from cslib.data.augment import AugmentConfig, draw_degradation
+from cslib.data.augment import AugmentConfig, draw_channel, draw_degradation
 from cslib.data.banks import Banks
 from cslib.data.utterances import SAMPLE_RATE, Utterances
 
@@ -36,10 +36,10 @@ class Mixtures(Dataset):
     passes  over a cell before the next one is drawn; without end when there is but one
     labels  int64 [n] identity of each utterance, -1 = speaks but has none; None: each utterance is its own
 
-    An item holds: sources int16 [C, T]; noise int16 [C, T], snr [C], room [C, R] of each source; sir [C-1];
-    active bool [C]; identity int64 [C] within the cell (-1: none); origin int64 [C], what must not serve as a
-    key (the mixture when each utterance is its own identity, else the utterance); view int64 [C]; ids, the
-    utterances' names.
+    An item holds: sources int16 [C, T]; channel [C, K], noise int16 [C, T], snr [C] and room [C, R] of each;
+    sir [C-1]; active bool [C]; identity int64 [C] within the cell (-1: none); origin int64 [C], what must not
+    serve as a key (the mixture when each utterance is its own identity, else the utterance); view int64 [C];
+    ids, the utterances' names.
 
     Raises UserError when there are fewer identities than talkers in a mixture.
     """
@@ -82,6 +82,7 @@ class Mixtures(Dataset):
         identity = slots if self.labels is None else self.labels[rows]
         return {
             "sources": np.stack([self._crop(row, view, pass_number, rng) for row in rows]),
+            "channel": np.stack([draw_channel(rng, self.augment) for _ in rows]),
             "noise": noise, "snr": snr, "room": room,
             "sir": rng.uniform(*self.config.sir_db, len(rows) - 1).astype(np.float32),
             "active": np.array([True] + [not single] * (len(rows) - 1)),

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cslib.config import UserError, find
-from cslib.data.augment import degrade, level, mix, to_float
+from cslib.data.augment import degrade, level, mix, reverberate, to_float
 from cslib.data.mixtures import MixtureConfig, Mixtures
 from cslib.models.identity_attention import IdentityAttention
 from cslib.models.identity_bank import IdentityBank
@@ -122,7 +122,7 @@ class Csc(Objective):
     @torch.no_grad()
     def _mix(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Degrade each source by itself, then mix: mixture [B, T] and the dry sources [B, C, T] in it."""
-        dry = level(to_float(batch["sources"]), LEVEL)
+        dry = level(reverberate(to_float(batch["sources"]), batch["channel"]), LEVEL)
         wet = degrade(dry, batch["noise"], batch["snr"], batch["room"])
         mixture, _ = mix(wet * batch["active"][..., None], batch["sir"])
         return level(mixture, LEVEL), dry

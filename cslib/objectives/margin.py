@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cslib import config as configuration
 from cslib.config import UserError
-from cslib.data.augment import degrade, mix, to_float
+from cslib.data.augment import degrade, mix, reverberate, to_float
 from cslib.data.crops import CropConfig, LabelledCrops
 from cslib.objectives import Losses, Objective, Task
 
@@ -85,10 +85,10 @@ class Margin(Objective):
 
 @torch.no_grad()
 def degraded(batch: dict[str, Tensor]) -> Tensor:
-    """The crops as the network hears them, float [B, T]: interfering talker, then room, then noise."""
+    """The crops as the network hears them, float [B, T]: interfering talker, channel, room, noise."""
     speech, interferer = to_float(batch["speech"]), to_float(batch["interferer"])
     mixture, _ = mix(torch.stack([speech, interferer], dim=1), batch["sir"][:, None])
-    return degrade(mixture, batch["noise"], batch["snr"], batch["room"])
+    return degrade(reverberate(mixture, batch["channel"]), batch["noise"], batch["snr"], batch["room"])
 
 
 def class_cosines(embeddings: Tensor, centres: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from cslib.data.augment import (
     Degradation,
     add_noise,
     degrade,
+    draw_channel,
     draw_degradation,
     level,
     mix,
@@ -300,3 +301,22 @@ def test_gpu_agrees_with_cpu():
     assert torch.allclose(on_gpu.cpu(), degrade(*batch), atol=1e-5)
     mixture, _ = mix(batch[0].cuda(), torch.zeros(4, 1).cuda())
     assert torch.allclose(mixture.cpu(), mix(batch[0], torch.zeros(4, 1))[0], atol=1e-5)
+
+
+def test_channel_has_the_drawn_gain_and_leaves_time_and_energy_alone():
+    config = AugmentConfig(channel_p=1.0, channel_db=6.0)
+    responses = np.stack([draw_channel(np.random.default_rng(seed), config) for seed in range(200)])
+    gains = 20 * np.log10(np.abs(np.fft.rfft(responses, 512)))
+    gains -= gains.mean(axis=1, keepdims=True)
+    assert gains.std() == pytest.approx(6, abs=1.5)
+    speech = torch.from_numpy(np.random.default_rng(0).standard_normal((200, 4000)).astype(np.float32))
+    heard = reverberate(speech, torch.from_numpy(responses))
+    assert torch.allclose(heard.square().sum(1), speech.square().sum(1), rtol=1e-3)
+    # Minimum phase: most of the energy comes at once, so targets stay aligned with what is heard.
+    assert (np.square(responses[:, :16]).sum(1) > 0.5 * np.square(responses).sum(1)).mean() > 0.9
+
+
+def test_without_a_channel_the_crop_is_what_it_was():
+    speech = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
+    channel = draw_channel(np.random.default_rng(0), AugmentConfig())
+    assert torch.equal(reverberate(speech, torch.from_numpy(channel).expand(3, -1)), speech)
