@@ -95,6 +95,7 @@ def test_an_item_has_the_shapes_and_types_it_promises(folder):
     item = mixtures(folder, noise=True, streams=3)[5]
     assert {name: (value.shape, value.dtype.name) for name, value in item.items() if name != "ids"} == {
         "sources": ((3, FRAMES), "int16"),
+        "channel": ((3, 256), "float32"),
         "noise": ((3, FRAMES), "int16"),
         "snr": ((3,), "float32"),
         "room": ((3, 8000), "float32"),
