@@ -82,9 +82,9 @@ class Mixtures(Dataset):
         identity = slots if self.labels is None else self.labels[rows]
         return {
             "sources": np.stack([self._crop(row, view, pass_number, rng) for row in rows]),
-            "channel": np.stack([draw_channel(rng, self.augment) for _ in rows]),
             "noise": noise, "snr": snr, "room": room,
             "sir": rng.uniform(*self.config.sir_db, len(rows) - 1).astype(np.float32),
+            "channel": np.stack([draw_channel(rng, self.augment) for _ in rows]),
             "active": np.array([True] + [not single] * (len(rows) - 1)),
             "identity": identity.astype(np.int64),
             "origin": np.full(len(rows), index) if self.labels is None else rows.astype(np.int64),
