@@ -39,7 +39,7 @@ class ClusterConfig:
     centroids: int = 0  # of the k-means before; 0 is a quarter of the utterances, at most 50,000
     iterations: int = 20  # of k-means
     reassign: int = 5  # times that each utterance then moves to the cluster with the nearest mean; 0 = never
-    # numbers of clusters to weigh; empty: 24 of them, from a fiftieth to half of the centroids
+    # numbers of clusters to weigh; empty: 24 of them, from the root of the utterances to half of the centroids
     candidates: list[int] = field(default_factory=list)
     sample: int = 20_000  # utterances that the silhouette is averaged over
     repeats: int = 3  # for choose=stability: pairs of random subsamples
@@ -286,12 +286,16 @@ def choose_by_stability(
 
 
 def candidates(tree: Tree, config: ClusterConfig, number: int = 24) -> list[int]:
-    """The numbers of clusters to weigh: those given, else geometric from a fiftieth to half of the cells."""
+    """The numbers of clusters to weigh: those given, else geometric from the root of the utterances to half the cells.
+
+    Below the root lie the sexes and the kinds of recording: the clearest clusters of all, and none of them a speaker.
+    """
     if config.candidates:
         if max(config.candidates) > tree.size or min(config.candidates) < 2:
             raise UserError(f"--candidates: each must lie between 2 and the {tree.size:,} centroids")
         return sorted(config.candidates)
-    low, high = max(2, tree.size // 50), max(2, tree.size // 2)
+    high = max(2, tree.size // 2)
+    low = min(high, max(2, round(len(tree.cells) ** 0.5)))
     return sorted({round(k) for k in np.geomspace(low, high, number)})
 
 

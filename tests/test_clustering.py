@@ -149,3 +149,12 @@ def test_what_cannot_be_clustered_is_refused(values):
 def test_purity_is_the_share_of_the_most_frequent_speaker():
     scores = compare([0, 0, 0, 1, 1, 2], ["a", "a", "b", "b", "b", "a"])
     assert scores["purity"] == pytest.approx(5 / 6)
+
+
+def test_two_kinds_of_voices_are_not_taken_for_two_speakers():
+    """The sexes are the clearest clusters of all; a choice without labels must look below them."""
+    rng = np.random.default_rng(0)
+    sex = np.repeat(np.eye(2, 32), 60, axis=0) * 3
+    speakers = np.repeat(rng.standard_normal((40, 32)) * 0.3, 3, axis=0)
+    result = cluster((sex + speakers + 0.1 * rng.standard_normal((120, 32))).astype(np.float32), ClusterConfig())
+    assert result.chosen >= 11
