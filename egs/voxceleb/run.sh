@@ -17,6 +17,7 @@
 # A stage that is done is skipped; it runs again when its config or its inputs have changed. Paths that you give are
 # relative to where you are; the default folders data/ and exp/ lie in the project's root.
 set -euo pipefail
+{   # bash reads a script while it runs; a block it reads whole, so that this file may be edited meanwhile
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/parse_options.sh"
 . "$root/utils/stage.sh"
@@ -187,3 +188,5 @@ if stage 7 "results"; then
     --seconds "$exp/seconds.json"
 fi
 end_stages
+exit
+}
