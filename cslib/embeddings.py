@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import kaldiio
 import numpy as np
@@ -216,6 +217,22 @@ def extract(
             samples += int(lengths.sum())
             bar.update(len(ids))
     return samples / SAMPLE_RATE
+
+
+def extract_to(
+    out: Path,
+    sources: Sequence[Path],
+    embed: Callable[[Tensor, Tensor], Tensor],
+    utterances: Utterances,
+    rows: np.ndarray,
+    **how: Any,
+) -> None:
+    """`extract` into <out>.ark and <out>.scp, and print how many there are and how fast it went."""
+    start = time.monotonic()
+    with EmbeddingWriter(out, sources, expected=len(rows)) as writer:
+        seconds = extract(embed, utterances, rows, writer, **how)
+    speed = seconds / (time.monotonic() - start)
+    print(f"{out}: {len(writer.done):,} of {len(rows):,} utterances, {speed:,.0f} x real time")
 
 
 class _PaddedBatches(Dataset):

@@ -10,7 +10,6 @@ manifest has changed since. With --part i/n, whichever part ends last joins them
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from cslib.config import Part, UserError, run
 from cslib.data.utterances import Utterances
-from cslib.embeddings import EmbeddingWriter, extract, is_complete, manifests, merge_parts, part_path
+from cslib.embeddings import extract_to, is_complete, manifests, merge_parts, part_path
 from cslib.training.checkpoint import load_encoder
 
 
@@ -58,20 +57,8 @@ def extract_rows(
 ) -> None:
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     embed = embedding_function(load_encoder(options.checkpoint, device), options.streams)
-    start = time.monotonic()
-    with EmbeddingWriter(out, sources, expected=len(rows)) as writer:
-        seconds = extract(
-            embed,
-            utterances,
-            rows,
-            writer,
-            device,
-            options.batch_seconds,
-            options.max_seconds,
-            options.workers,
-        )
-    speed = seconds / (time.monotonic() - start)
-    print(f"{out}: {len(writer.done):,} of {len(rows):,} utterances, {speed:,.0f} x real time")
+    extract_to(out, sources, embed, utterances, rows, device=device, batch_seconds=options.batch_seconds,
+               max_seconds=options.max_seconds, workers=options.workers)
 
 
 def embedding_function(encoder: nn.Module, streams: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -13,7 +13,6 @@ changed.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from cslib.config import run
 from cslib.data.features import LogMel
 from cslib.data.utterances import Utterances
-from cslib.embeddings import EmbeddingWriter, audio_batches, extract, is_complete, is_current, manifests
+from cslib.embeddings import audio_batches, extract_to, is_complete, is_current, manifests
 from cslib.files import progress, writing
 from cslib.models.pooling import StatisticsPooling
 
@@ -96,20 +95,10 @@ def embed_set(options: Options, statistics: nn.Module, whitening: Path, device: 
     mean, matrix = (
         torch.tensor(loaded[name], dtype=torch.float32, device=device) for name in ("mean", "matrix")
     )
-    start = time.monotonic()
-    with EmbeddingWriter(out, [whitening, *manifests(options.cuts)], expected=len(utterances)) as writer:
-        seconds = extract(
-            lambda audio, lengths: (statistics(audio, lengths) - mean) @ matrix,
-            utterances,
-            np.arange(len(utterances)),
-            writer,
-            device,
-            options.batch_seconds,
-            options.max_seconds,
-            options.workers,
-        )
-    speed = seconds / (time.monotonic() - start)
-    print(f"{out}: {len(writer.done):,} of {len(utterances):,} utterances, {speed:,.0f} x real time")
+    extract_to(out, [whitening, *manifests(options.cuts)],
+               lambda audio, lengths: (statistics(audio, lengths) - mean) @ matrix,
+               utterances, np.arange(len(utterances)), device=device, batch_seconds=options.batch_seconds,
+               max_seconds=options.max_seconds, workers=options.workers)
 
 
 if __name__ == "__main__":

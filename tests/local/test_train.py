@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -114,13 +115,21 @@ def test_start_from_begins_with_the_weights_of_the_other_run(data, tmp_path):
 
 def test_run_with_noise_is_another_run_than_one_without(data, tmp_path, capsys):
     with BankWriter(tmp_path / "noise/noise", "int16") as bank:
-        import numpy as np
-
         bank.add(np.random.default_rng(0).normal(0, 3000, 50_000).astype(np.int16))
     options = ["--training.steps", "3", "--augment.noise_p", "1"]
     clean = losses(train(data, tmp_path / "run", *options))
     noisy = losses(train(data, tmp_path / "run", *options, "--noise", str(tmp_path / "noise")))
     assert clean != noisy and "inputs.noise" in capsys.readouterr().out
+
+
+def test_run_with_other_noise_of_the_same_lengths_is_another_run(data, tmp_path, capsys):
+    options = ["--training.steps", "3", "--augment.noise_p", "1", "--noise", str(tmp_path / "noise")]
+    found = []
+    for seed in range(2):
+        with BankWriter(tmp_path / "noise/noise", "int16") as bank:
+            bank.add(np.random.default_rng(seed).integers(-9999, 9999, 16000).astype(np.int16))
+        found.append(losses(train(data, tmp_path / "run", *options)))
+    assert found[0] != found[1] and "inputs.noise" in capsys.readouterr().out
 
 
 def test_speakers_serve_as_labels_only_when_they_are_given(data, tmp_path):
