@@ -24,7 +24,7 @@ from cslib.data.banks import Banks, open_banks
 from cslib.data.labels import read_labels
 from cslib.data.utterances import Utterances
 from cslib.files import write_lines
-from cslib.objectives import Task
+from cslib.objectives import Objective, Task
 from cslib.training import checkpoint, distributed
 from cslib.training.loop import Trainer, TrainingConfig
 
@@ -44,9 +44,9 @@ class Common:
     training: TrainingConfig = field(default_factory=TrainingConfig)    # the loop
 
 
-def options_of_command() -> type:
+def options_of_command(argv: list[str] | None = None) -> type:
     """The options of this script, with the sections of the objective and the network that are asked for."""
-    argv = sys.argv[1:]
+    argv = sys.argv[1:] if argv is None else argv
     objective, network = _name_of("objective", argv), _name_of("network", argv)
     if not (objective and network) and {"-h", "--help"} & set(argv):
         return Common
@@ -65,6 +65,19 @@ def options_of_command() -> type:
 
 def main(options: Any) -> None:
     processes = distributed.start(options.device)
+    objective, identity = build(options)
+    if processes.first:
+        write_lines(options.exp / "config.yaml",
+                    [yaml.safe_dump(identity["config"], sort_keys=False).rstrip()])
+        parameters = sum(p.numel() for p in objective.parameters()) / 1e6
+        print(f"{identity['inputs']['count']:,} utterances, {parameters:.2f} M parameters, "
+              f"{options.training.steps:,} steps of {options.training.batch_size} on {processes.device}")
+    Trainer(objective, options.training, options.exp, identity, processes, options.seed).run()
+    distributed.stop()
+
+
+def build(options: Any) -> tuple[Objective, dict[str, Any]]:
+    """What is trained, with its data; and what makes this run the same as another one."""
     utterances = Utterances.open(options.data)
     # Speakers are opened only by the configs that say, in so many words, that they are supervised.
     column = "speaker" if getattr(options.objective, "identity", None) == "speaker" else "label"
@@ -76,15 +89,7 @@ def main(options: Any) -> None:
     objective = find("objectives", options.objective.name).build(options.objective, task)
     if options.start_from:
         checkpoint.start_from(options.start_from, objective.embedding_network())
-    identity = _identity(options, utterances, banks, labels)
-    if processes.first:
-        write_lines(options.exp / "config.yaml",
-                    [yaml.safe_dump(identity["config"], sort_keys=False).rstrip()])
-        parameters = sum(p.numel() for p in objective.parameters()) / 1e6
-        print(f"{len(utterances):,} utterances, {parameters:.2f} M parameters, "
-              f"{options.training.steps:,} steps of {options.training.batch_size} on {processes.device}")
-    Trainer(objective, options.training, options.exp, identity, processes, options.seed).run()
-    distributed.stop()
+    return objective, _identity(options, utterances, banks, labels)
 
 
 def _name_of(part: str, argv: list[str]) -> str | None:
@@ -110,7 +115,7 @@ def _identity(options: Any, utterances: Utterances, banks: Banks,
         config.pop(place)
     kept = {key: value for key, value in config["training"].items() if key not in ("workers", "log_every")}
     kinds = {**banks.noise, **({"rooms": banks.rooms} if banks.rooms else {})}
-    digest = {"utterances": utterances.digest(),
+    digest = {"utterances": utterances.digest(), "count": len(utterances),
               "noise": {kind: _hash(bank.segments.tobytes() + _sample(bank.samples)) for kind, bank in kinds.items()},
               "labels": _hash(labels.tobytes()) if labels is not None else None,
               "start_from": _hash(options.start_from.read_bytes()) if options.start_from else None}

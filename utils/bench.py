@@ -2,15 +2,19 @@
 
     python utils/bench.py score                                     # VoxCeleb1-E and a cohort of 20,000
     python utils/bench.py score --cohort 2000 --utterances 20000    # AS-norm of a part, where time is short
+    python utils/bench.py step egs/voxceleb/conf/csc.yaml data/mini/train --noise data/mini/noise
+    python utils/bench.py loader egs/voxceleb/conf/csc.yaml data/mini/train --noise data/mini/noise
 
 A new benchmark is a function here, and its name in the last line.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,15 +26,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from jsonargparse import auto_cli
+from torch.utils.data import DataLoader, Subset
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
+from cslib.config import parse  # noqa: E402
 from cslib.data.trials import Trials, read_trials, write_trials  # noqa: E402
 from cslib.scoring.bootstrap import REPLICATES, eer_interval  # noqa: E402
 from cslib.scoring.cosine import cosine_scores, unit_embeddings  # noqa: E402
 from cslib.scoring.metrics import equal_error_rate, min_dcf  # noqa: E402
 from cslib.scoring.normalisation import as_norm, cohort_statistics  # noqa: E402
 from cslib.scoring.score_files import read_scores, write_scores  # noqa: E402
+from local import train  # noqa: E402
 
 
 def score(trials: int = 579_818, utterances: int = 145_160, cohort: int = 20_000, size: int = 256,
@@ -72,6 +80,59 @@ def score(trials: int = 579_818, utterances: int = 145_160, cohort: int = 20_000
         statistics = cohort_statistics(unit, unit_embeddings(imposters, device=device))
         as_norm(scores, enrol, test, statistics)
     print(f"EER {rates[0]:.2f} % [{interval[0]:.2f}, {interval[1]:.2f}], minDCF {rates[1]:.3f} (synthetic)")
+
+
+def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80,
+         options: tuple[str, ...] = ()) -> None:
+    """A training's pace, by a short run of local/train.py; the first half of it warms up and is not counted.
+
+    Args:
+        recipe: config of what to train, egs/voxceleb/conf/csc.yaml for one
+        data: prepared training set
+        noise: prepared noise and rooms
+        steps: how many, half of them counted
+        options: more options of local/train.py, as in --options '["--training.workers=8", "--device=cuda"]'
+    """
+    half = max(1, steps // 2)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = _training_arguments(recipe, data, noise, folder, options)
+        schedule = [f"--training.steps={2 * half}", f"--training.log_every={half}"]
+        run = subprocess.run([sys.executable, "local/train.py", *arguments, *schedule], cwd=ROOT,
+                             env={**os.environ, "PYTHONPATH": str(ROOT)})
+        if run.returncode:
+            sys.exit("no figures, as the training failed")
+        line = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])
+    seconds = line["data_seconds"] + line["compute_seconds"]
+    print(f"{1 / seconds:.2f} steps/s, {line['items_per_second']:.1f} items/s, waiting for data "
+          f"{100 * line['data_seconds'] / seconds:.1f} %, memory at most {line['memory_gb']:.2f} GB")
+
+
+def loader(recipe: Path, data: Path, noise: Path | None = None, batches: int = 20, workers: int = 1,
+           options: tuple[str, ...] = ()) -> None:
+    """How many items and crops the loader processes of a training deliver, with nothing to compute beside them.
+
+    Args:
+        recipe: config of what would be trained
+        data: prepared training set
+        noise: prepared noise and rooms
+        batches: how many to read, after one per worker that is not counted
+        workers: loader processes
+        options: more options of local/train.py
+    """
+    arguments = _training_arguments(recipe, data, noise, "unused", options)
+    parsed = parse(train.options_of_command(arguments), arguments)
+    dataset, size = train.build(parsed)[0].dataset, parsed.training.batch_size
+    items = DataLoader(Subset(dataset, range((batches + workers) * size)), batch_size=size, num_workers=workers)
+    for number, _ in enumerate(items, 1):
+        if number == workers:
+            start = time.perf_counter()
+    rate = batches * size / (time.perf_counter() - start)
+    print(f"{rate:.0f} items/s from {workers} loader processes, {rate / workers:.0f} items/s each")
+
+
+def _training_arguments(recipe: Path, data: Path, noise: Path | None, exp: str, options: tuple[str, ...]) -> list[str]:
+    places = {"config": recipe, "data": data, "noise": noise}
+    return [f"--{name}={place.resolve()}" for name, place in places.items() if place] + [f"--exp={exp}", *options]
 
 
 @contextmanager
@@ -127,4 +188,4 @@ def _resident_mib() -> float:
 
 if __name__ == "__main__":
     print_setting()
-    auto_cli({"score": score})
+    auto_cli({"score": score, "step": step, "loader": loader})

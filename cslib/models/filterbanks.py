@@ -5,8 +5,6 @@ Shapes: B signals, T samples, L frames, N bands, C streams. Windows overlap by h
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +31,7 @@ class LearntFilterbank(nn.Module):
 
 
 class FourierFilterbank(nn.Module):
-    """Fixed sines and cosines under the root of a Hann window: masks act on magnitudes, and phases are kept.
+    """Short-time Fourier transform under the root of a Hann window: masks act on magnitudes, and phases are kept.
 
     A mask of one gives the signal back. Nothing is learnt here, so long windows are cheap on a CPU.
     """
@@ -41,23 +39,18 @@ class FourierFilterbank(nn.Module):
     def __init__(self, window: int) -> None:
         super().__init__()
         self.bands, self.hop = window // 2 + 1, window // 2
-        turns = torch.arange(self.bands, dtype=torch.float64)[:, None] * torch.arange(window) / window
-        shape = torch.hann_window(window, dtype=torch.float64).sqrt()
-        filters = torch.stack([torch.cos(2 * math.pi * turns), -torch.sin(2 * math.pi * turns)]) * shape
-        # The inverse transform counts the bands between the first and the last one twice.
-        weights = torch.full((self.bands, 1), 2.0 / window, dtype=torch.float64)
-        weights[0] = weights[-1] = 1.0 / window
-        self.register_buffer("filters", filters.flatten(0, 1)[:, None].float(), persistent=False)
-        self.register_buffer("inverse", (filters * weights).flatten(0, 1)[:, None].float(), persistent=False)
+        shape = torch.hann_window(window, dtype=torch.float64).sqrt().float()
+        self.register_buffer("shape", shape, persistent=False)
 
     def analyse(self, padded: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T] -> magnitudes [B, L, N] and the complex spectrum, real parts before imaginary ones [B, L, 2, N]."""
-        spectrum = F.conv1d(padded[:, None], self.filters, stride=self.hop)
-        spectrum = spectrum.transpose(1, 2).unflatten(-1, (2, self.bands))
-        return (spectrum.square().sum(2) + 1e-12).sqrt(), spectrum
+        """[B, T] -> magnitudes [B, L, N] and the complex spectrum [B, L, N]."""
+        spectrum = torch.fft.rfft(padded.float().unfold(-1, len(self.shape), self.hop) * self.shape)
+        # Not abs(): its gradient is undefined where a spectrum is zero.
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt(), spectrum
 
     def synthesise(self, masks: Tensor, spectrum: Tensor) -> Tensor:
         """masks [B, L, C, N], spectrum of `analyse` -> [B, C, T]."""
-        masked = (masks[:, :, :, None] * spectrum[:, :, None]).flatten(3).permute(0, 2, 3, 1)
-        waves = F.conv_transpose1d(masked.flatten(0, 1), self.inverse.to(masked.dtype), stride=self.hop)
-        return waves[:, 0].unflatten(0, masked.shape[:2])
+        masked = masks.float().transpose(1, 2) * spectrum[:, None]
+        windows = torch.fft.irfft(masked, n=len(self.shape)) * self.shape                     # [B, C, L, window]
+        first, second = windows.split(self.hop, dim=-1)
+        return (F.pad(first, (0, 0, 0, 1)) + F.pad(second, (0, 0, 1, 0))).flatten(2)

@@ -31,6 +31,7 @@ class Config:
     window: int = 16             # samples in one encoder window, hop is half of it; larger is cheaper and coarser
     filterbank: str = "learnt"   # learnt: rectified filters, as in GALR | fourier: fixed, masks on magnitudes
     filters: int = 128           # how many learnt ones; fourier has window / 2 + 1
+    mask: str = "relu"           # relu: without bound, as in GALR | sigmoid: at most one, and near one at the start
     compression: str = "none"    # of what the blocks see: none | log; masks act on the filter outputs themselves
     features: int = 128          # D, width of every block
     hidden: int = 128            # H, LSTM units per direction
@@ -49,7 +50,7 @@ class Config:
     max_seconds: float = 20.0    # longer recordings are embedded in windows of 4 s, half overlapping, and averaged
 
     def __post_init__(self) -> None:
-        choices = {"filterbank": ("learnt", "fourier"), "compression": ("none", "log"),
+        choices = {"filterbank": ("learnt", "fourier"), "mask": ("relu", "sigmoid"), "compression": ("none", "log"),
                    "speaker_streams": ("split", "masked"), "pooling": ("mean", "statistics", "attentive"),
                    "embedding_norm": ("none", "batch"),
                    "residual": ("standard", "released")}
@@ -82,7 +83,10 @@ class SeparativeEncoder(nn.Module):
         self.speaker = nn.ModuleList(GalrBlock(config) for _ in range(config.speaker_blocks))
         self.speech_split = nn.Sequential(nn.PReLU(), nn.Linear(width, streams * width))
         self.gate_tanh, self.gate_sigmoid = nn.Linear(width, width), nn.Linear(width, width)
-        self.to_mask = nn.Linear(width, bands, bias=False)
+        self.to_mask = nn.Linear(width, bands, bias=config.mask == "sigmoid")
+        if config.mask == "sigmoid":
+            # Learning then starts from the mixture itself, not from streams that are worse than it.
+            nn.init.ones_(self.to_mask.bias)
         if config.speaker_streams == "split":
             self.speaker_split = nn.Sequential(nn.PReLU(), nn.Linear(width, streams * config.embedding_size))
         else:
@@ -150,7 +154,7 @@ class SeparativeEncoder(nn.Module):
             segments = block(segments, segment_mask)
         joined = overlap_add(self.speech_split(segments), frames).unflatten(-1, (self.config.streams, -1))
         gated = torch.tanh(self.gate_tanh(joined)) * torch.sigmoid(self.gate_sigmoid(joined))
-        return F.relu(self.to_mask(gated))
+        return {"relu": F.relu, "sigmoid": torch.sigmoid}[self.config.mask](self.to_mask(gated))
 
     def _embed(self, segments: Tensor, segment_mask: Tensor, masked: Tensor, mask: Tensor) -> Tensor:
         for block in self.speaker:

@@ -126,6 +126,14 @@ def test_separator_has_the_size_of_the_published_networks(width, millions):
     assert separator / 1e6 == pytest.approx(millions, rel=0.03)
 
 
+def test_sigmoid_masks_start_from_the_mixture_and_never_amplify():
+    model, mixture = network(filterbank="fourier", window=400, mask="sigmoid", compression="log"), noise(2, 8000)
+    streams = model(mixture)[0]
+    assert torch.nn.functional.cosine_similarity(streams, mixture[:, None], dim=-1).min() > 0.99
+    loud = galr.at_level(mixture, torch.tensor([8000, 8000]))
+    assert (streams.square().sum(-1) <= loud.square().sum(-1)[:, None]).all()
+
+
 def test_released_residual_leaves_the_input_of_the_attention_out():
     standard, released = network(residual="standard"), network(residual="released")
     released.load_state_dict(standard.state_dict())
