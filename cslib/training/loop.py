@@ -7,6 +7,7 @@ import math
 import resource
 import signal
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,10 @@ class Trainer:
         before = signal.signal(signal.SIGTERM, self._stop_soon)   # what schedulers send before they kill
         try:
             self._train()
+        except BaseException as error:
+            # The traceback holds the loader, and its processes ignore SIGTERM: Python would wait for them for ever.
+            traceback.clear_frames(error.__traceback__)
+            raise
         finally:
             signal.signal(signal.SIGTERM, before)
         self._finish()
@@ -112,7 +117,7 @@ class Trainer:
         batches = self._batches()
         with _Log(self.folder, self.config, self.processes, self.step) as log:
             while self.step < self.config.steps:
-                batch = log.timed_data(lambda: next(batches))
+                batch = log.timed_next(batches)
                 losses, norm = self._train_step(batch)
                 self.step += 1
                 log.add(self.step, losses, norm, self.optimiser.param_groups[0]["lr"])
@@ -280,9 +285,9 @@ class _Log:
             self.file.close()
             self.board.close()
 
-    def timed_data(self, read):
+    def timed_next(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
         began = time.perf_counter()
-        batch = read()
+        batch = next(batches)
         self.data_seconds += time.perf_counter() - began
         return batch
 

@@ -84,6 +84,19 @@ def test_sigterm_to_all_processes_saves_stops_and_the_next_run_goes_on(data, tmp
     assert same_training(train(data, run, *steps), train(data, tmp_path / "whole", *steps))
 
 
+@pytest.mark.parametrize("place", ["cslib.objectives.csc.Csc.forward", "cslib.data.mixtures.Mixtures.__getitem__"])
+def test_training_that_meets_a_bug_ends_with_its_traceback_and_does_not_wait_for_its_loader(data, tmp_path, place):
+    module, kind, method = place.rsplit(".", 2)
+    fails = (f"import runpy, sys; from {module} import {kind}\n"
+             f"def broken(*_): raise RuntimeError('a bug')\n"
+             f"{kind}.{method} = broken\n"
+             "sys.argv = sys.argv[1:]; runpy.run_path('local/train.py', run_name='__main__')")
+    words = command(data, tmp_path / "run", "--training.workers", "1")
+    done = subprocess.run([words[0], "-c", fails, *words[1:]], cwd=ROOT, env=ENVIRONMENT, timeout=60,
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "RuntimeError: a bug" in done.stderr
+
+
 @pytest.mark.parametrize("at, options", [
     (4, ["--objective.bank", "swap"]),
     (7, ["--objective.bank", "fifo", "--training.ema", "0.9"]),
