@@ -32,7 +32,7 @@ class Config:
     filterbank: str = "learnt"   # learnt: rectified filters, as in GALR | fourier: fixed, masks on magnitudes
     filters: int = 128           # how many learnt ones; fourier has window / 2 + 1
     mask: str = "relu"           # relu: without bound, as in GALR | sigmoid: at most one, and near one at the start
-    compression: str = "none"    # of what the blocks see: none | log; masks act on the filter outputs themselves
+    compression: str = "none"    # of what the blocks see: none | log | centred: log less its mean over the recording
     features: int = 128          # D, width of every block
     hidden: int = 128            # H, LSTM units per direction
     segment: int = 64            # K, frames in a segment, about sqrt(2 L); segments overlap by half
@@ -50,7 +50,8 @@ class Config:
     max_seconds: float = 20.0    # longer recordings are embedded in windows of 4 s, half overlapping, and averaged
 
     def __post_init__(self) -> None:
-        choices = {"filterbank": ("learnt", "fourier"), "mask": ("relu", "sigmoid"), "compression": ("none", "log"),
+        choices = {"filterbank": ("learnt", "fourier"), "mask": ("relu", "sigmoid"),
+                   "compression": ("none", "log", "centred"),
                    "speaker_streams": ("split", "masked"), "pooling": ("mean", "statistics", "attentive"),
                    "embedding_norm": ("none", "batch"),
                    "residual": ("standard", "released")}
@@ -77,7 +78,7 @@ class SeparativeEncoder(nn.Module):
             LearntFilterbank(config.filters, config.window)
         bands = self.filterbank.bands
         self.bottleneck = nn.Linear(bands, width, bias=False)
-        self.compress = LogCompression(bands) if config.compression == "log" else nn.Identity()
+        self.compress = Compression(bands, config.compression)
         self.shared = nn.ModuleList(GalrBlock(config) for _ in range(config.shared_blocks))
         self.speech = nn.ModuleList(GalrBlock(config) for _ in range(config.speech_blocks))
         self.speaker = nn.ModuleList(GalrBlock(config) for _ in range(config.speaker_blocks))
@@ -109,7 +110,7 @@ class SeparativeEncoder(nn.Module):
         inside = samples < lengths[:, None]
         mixture = at_level(mixture * inside, lengths)
         frames, carrier, mask = self._analyse(mixture, lengths)
-        described = self.bottleneck(self.compress(frames).to(frames.dtype)) * mask[..., None]
+        described = self.bottleneck(self.compress(frames, mask).to(frames.dtype)) * mask[..., None]
         segments = segment(described, self.config.segment)
         segment_mask = segment(mask[..., None], self.config.segment)
         for block in self.shared:
@@ -164,7 +165,7 @@ class SeparativeEncoder(nn.Module):
             pooled = self.pool(values.flatten(1, 2), segment_mask.flatten(1, 2)).float()
         else:
             shared = overlap_add(segments, masked.shape[1])[:, :, None]                       # [B, L, 1, D]
-            values = self.stream_out(shared + self.stream_in(self.compress(masked).to(masked.dtype)))
+            values = self.stream_out(shared + self.stream_in(self.compress(masked, mask).to(masked.dtype)))
             pooled = self.pool(values, mask[..., None]).float()
         return F.normalize(self.embedding_norm(pooled.flatten(1)).view_as(pooled), dim=-1)
 
@@ -242,15 +243,29 @@ class GlobalNorm(nn.Module):
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias * mask
 
 
-class LogCompression(nn.Module):
-    """Logarithm of filter outputs [B, L, N], centred per filter by a learnt offset; flat below about -60 dBFS."""
+class Compression(nn.Module):
+    """Filter outputs [B, L, ..., N] as the blocks see them; mask [B, L], 1 = inside the recording.
 
-    def __init__(self, filters: int) -> None:
+    none     as they are
+    log      their logarithm, less a learnt offset per filter; flat below about -60 dBFS
+    centred  their logarithm, less its mean over the recording: what a microphone does to all of it is gone, and
+             crops of one recording have to be recognised by something else
+    """
+
+    def __init__(self, filters: int, kind: str) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(filters))
+        self.kind = kind
+        if kind == "log":
+            self.offset = nn.Parameter(torch.zeros(filters))
 
-    def forward(self, frames: Tensor) -> Tensor:
-        return torch.log1p(1000 * frames.float()) / math.log(1000) - self.offset
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        if self.kind == "none":
+            return frames
+        values = torch.log1p(1000 * frames.float()) / math.log(1000)
+        if self.kind == "log":
+            return values - self.offset
+        inside = mask.float().view(*mask.shape, *[1] * (frames.dim() - 2))
+        return values - (values * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True)
 
 
 class StreamPooling(nn.Module):

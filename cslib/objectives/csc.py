@@ -78,6 +78,8 @@ class Csc(Objective):
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         mixture, targets = self._mix(batch)
         streams, embeddings = self.encoder(mixture)
+        if streams.requires_grad:
+            streams.register_hook(without_outliers)
         si_snr = pairwise_si_snr(streams.float(), targets)                                    # [B, C, C]
         identity, origin = batch["identity"], batch["origin"]
         active = batch["active"] & (targets != 0).any(-1)    # digital silence has no SI-SNR and no talker
@@ -219,6 +221,17 @@ def pairwise_si_snr(estimates: Tensor, sources: Tensor) -> Tensor:
     projected = dot.square() / power
     residual = (estimates.square().sum(-1)[..., None] - projected).clamp(min=0)
     return 10 * torch.log10((projected + 1e-8) / (residual + 1e-8))
+
+
+def without_outliers(gradient: Tensor) -> Tensor:
+    """Gradient of the streams [B, C, T], none of them longer than ten times the median stream's.
+
+    The SI-SNR of a faint stream has a gradient of one over its amplitude: where the whole gradient is clipped to
+    a norm, a single such stream would take it all, step after step.
+    """
+    norms = gradient.norm(dim=-1, keepdim=True)
+    present = norms[norms > 0]
+    return gradient * (10 * present.median() / norms.clamp(min=1e-20)).clamp(max=1) if len(present) else gradient
 
 
 def best_permutation(agreement: Tensor, active: Tensor) -> Tensor:

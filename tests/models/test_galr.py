@@ -64,6 +64,7 @@ def test_streams_are_as_long_as_the_mixture(samples):
     [
         {},
         {"compression": "log"},
+        {"compression": "centred", "speaker_streams": "masked"},
         {"speaker_streams": "masked"},
         {"embedding_norm": "batch"},
         *({"pooling": pooling} for pooling in POOLINGS),

@@ -25,7 +25,7 @@ from cslib.data.utterances import Utterances
 from cslib.models import galr
 from cslib.models.identity_attention import IdentityAttention
 from cslib.objectives import Task, global_mean
-from cslib.objectives.csc import Config, best_permutation, build, pairwise_si_snr
+from cslib.objectives.csc import Config, best_permutation, build, pairwise_si_snr, without_outliers
 
 COUNT, SIZE = 24, 16
 LABELS = np.array([0] * 10 + [1] * 5 + [2] * 4 + [3] * 3 + [-1] * 2)  # far from uniform
@@ -465,6 +465,20 @@ def test_si_snr_of_silence_is_finite_and_so_is_its_gradient(silent):
     found = pairwise_si_snr(estimates, sources)
     found.sum().backward()
     assert found.isfinite().all() and estimates.grad.isfinite().all()
+
+
+def test_gradient_of_a_faint_stream_does_not_outweigh_all_others():
+    sources = torch.randn(8, 2, 400, generator=torch.Generator().manual_seed(0))
+    loudness = torch.ones(8, 2, 1)
+    loudness[3, 1] = 1e-4
+    streams = (loudness * (sources + sources.flip(1))).requires_grad_()
+    streams.register_hook(without_outliers)
+    pairwise_si_snr(streams, sources).diagonal(dim1=1, dim2=2).sum().backward()
+    norms = streams.grad.norm(dim=-1)
+    assert norms[3, 1].item() == pytest.approx(10 * norms.median().item(), rel=0.1)
+    others = norms[loudness[..., 0] == 1]
+    assert others.max() < 2 * others.min()
+    assert not without_outliers(torch.zeros(2, 2, 5)).any()
 
 
 def test_permutation_equals_brute_force_over_the_talkers_that_speak():
