@@ -268,4 +268,5 @@ def _comment(line: str) -> str:
     return next((t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT), "")
 
 
-__all__ = ["Part", "UserError", "find", "from_dict", "load_yaml", "parse", "run", "to_dict", "values_of"]
+__all__ = ["Part", "UserError", "find", "from_dict", "load_yaml", "parse", "run", "to_dict", "values_of",
+           "with_bases"]
