@@ -1,0 +1,157 @@
+"""Score a folder of enhanced recordings beside the folder of their clean partners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import soundfile
+
+from cslib.config import UserError
+from cslib.data.audio_files import SOUNDFILE_SUFFIXES
+from cslib.data.preparation import in_order
+from cslib.data.utterances import SAMPLE_RATE
+from cslib.enhancement.measures import MEASURES, measure
+from cslib.files import progress, write_lines
+
+Result = TypeVar("Result")
+
+REPLICATES = 2000  # of the bootstrap: chance moves the ends by about 2 % of the width
+
+
+class Pair(NamedTuple):
+    """A recording and its enhanced version, of one name within their folders, without the ending."""
+
+    name: str
+    clean: Path
+    enhanced: Path
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What every pair scored.
+
+    names     [n]
+    values    [n, len(MEASURES)]; NaN where a measure has no value
+    reasons   [n] why some measures have none; empty for a pair that has all
+    """
+
+    names: list[str]
+    values: np.ndarray
+    reasons: list[str]
+
+    def failures(self) -> list[tuple[str, str]]:
+        """(name, reason) of the pairs that lack a measure. They count in no mean."""
+        return [(name, reason) for name, reason in zip(self.names, self.reasons, strict=True) if reason]
+
+    def means(self) -> dict[str, float]:
+        """Each measure's mean, all over the same pairs: those that have every measure."""
+        return dict(zip(MEASURES, self._whole().mean(axis=0).tolist(), strict=True))
+
+    def intervals(self, replicates: int = REPLICATES, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """The 95 % percentile interval (low, high) of each mean, by a bootstrap over the pairs.
+
+        It tells how far other recordings of the same kind would move the mean, not another training would.
+        """
+        values = self._whole()
+        count = len(values)
+        times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
+        low, high = np.quantile(times @ values / count, [0.025, 0.975], axis=0)
+        return dict(zip(MEASURES, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+
+    def write(self, path: Path) -> None:
+        """A table with tabs between the columns, one line a pair; "-" where there is no value or no reason."""
+        rows = ([name, *(f"{value:.6f}" if np.isfinite(value) else "-" for value in values), reason or "-"]
+                for name, values, reason in zip(self.names, self.values, self.reasons, strict=True))
+        write_lines(path, map("\t".join, [["file", *MEASURES, "reason"], *rows]))
+
+    def _whole(self) -> np.ndarray:
+        whole = self.values[[not reason for reason in self.reasons]]
+        if not len(whole):
+            name, reason = self.failures()[0]
+            raise UserError(f"all {len(self.names):,} recordings lack some measure, for one {name} ({reason}); listen "
+                            "to a few of them")
+        return whole
+
+
+def score_folders(clean: Path, enhanced: Path, nj: int = 1) -> Scores:
+    """All measures of all pairs, in `nj` processes; the result does not depend on it.
+
+    Raises UserError as `pair_folders` does, and for a file that cannot be decoded or has samples that are not finite.
+    """
+    pairs = pair_folders(clean, enhanced)
+    done = list(progress(in_order(score_pair, pairs, nj, chunk=4), f"scoring {enhanced.name}", total=len(pairs)))
+    values = np.array([[scored.get(name, np.nan) for name in MEASURES] for scored, _ in done])
+    return Scores([pair.name for pair in pairs], values, [reason for _, reason in done])
+
+
+def score_pair(pair: Pair) -> tuple[dict[str, float], str]:
+    """All measures of one pair, and why some are missing."""
+    try:
+        return measure(_read(pair.clean), _read(pair.enhanced))
+    except ValueError as error:
+        raise UserError(f"{pair.enhanced}: cannot be scored beside {pair.clean}: {error}; make it again") from None
+
+
+def pair_folders(clean: Path, enhanced: Path) -> list[Pair]:
+    """The pairs of recordings of equal name, sorted; subfolders are part of the name, endings are not.
+
+    Only headers are read. Raises UserError when a folder is missing or empty, a recording has no partner or two, or
+    a file is not audio, not 16 kHz mono, or not as long as its partner.
+    """
+    clean_paths, enhanced_paths = _recordings(clean), _recordings(enhanced)
+    _refuse_partnerless(clean_paths, enhanced_paths, f"{enhanced}: has no enhanced version of", clean)
+    _refuse_partnerless(enhanced_paths, clean_paths, f"{clean}: has no clean partner of", enhanced)
+    pairs = [Pair(name, clean_paths[name], enhanced_paths[name]) for name in sorted(clean_paths)]
+    for pair in progress(pairs, "reading headers"):
+        lengths = _length(pair.clean), _length(pair.enhanced)
+        if lengths[0] != lengths[1]:
+            raise UserError(f"{pair.enhanced}: has {lengths[1]:,} samples and its clean partner {pair.clean} "
+                            f"{lengths[0]:,}; enhanced recordings have to be as long as the clean ones")
+    return pairs
+
+
+def _recordings(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; check the path")
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SOUNDFILE_SUFFIXES and not path.name.startswith("."):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in paths:
+                raise UserError(f"{path}: there is {paths[name].name} beside it, of the same name; remove one of them")
+            paths[name] = path
+    if not paths:
+        raise UserError(f"{folder}: there is no audio file ({', '.join(sorted(SOUNDFILE_SUFFIXES))}) in it; check the "
+                        "path")
+    return paths
+
+
+def _refuse_partnerless(names: dict[str, Path], partners: dict[str, Path], what: str, folder: Path) -> None:
+    missing = sorted(names.keys() - partners.keys())
+    if missing:
+        raise UserError(f"{what} {len(missing):,} of the {len(names):,} recordings in {folder}, for one {missing[0]}; "
+                        "add what is missing or score folders that hold the same names")
+
+
+def _length(path: Path) -> int:
+    """Samples of a 16 kHz mono recording, from its header."""
+    header = _decoded(path, lambda: soundfile.info(path))
+    if (header.samplerate, header.channels) != (SAMPLE_RATE, 1):
+        raise UserError(f"{path}: {header.samplerate} Hz with {header.channels} channels, expected {SAMPLE_RATE} Hz "
+                        "mono; resample both folders alike, before the enhancement")
+    return header.frames
+
+
+def _read(path: Path) -> np.ndarray:
+    return _decoded(path, lambda: soundfile.read(path, dtype="float64")[0])
+
+
+def _decoded(path: Path, read: Callable[[], Result]) -> Result:
+    try:
+        return read()
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"{path}: cannot be read ({error.error_string}); make or copy it again") from None
