@@ -1,0 +1,234 @@
+"""Pairs of a noisy recording and the clean speech in it: random crops to train with, whole recordings to validate.
+
+    data/<corpus>/<set>/clean/    a set like any other (see cslib/data/manifests.py)
+    data/<corpus>/<set>/noisy/    another one, of the same ids and lengths
+    data/<corpus>/<set>/pairs.tsv id, signal-to-noise ratio in dB and kind of noise, "-" where nobody knows
+
+Recordings that were enhanced beforehand can come along as negatives: a folder of <id>.wav or <id>.flac each, for
+every id of the set, as long as the recording they were made of. All that an item or a batch holds of a recording is
+the same stretch of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cslib.config import UserError
+from cslib.data.utterances import SAMPLE_RATE, Utterances
+from cslib.embeddings import batches_by_length
+from cslib.files import write_lines
+
+SIDES = ("clean", "noisy")
+ENHANCED_SUFFIXES = (".wav", ".flac")
+HEARD = 8  # recordings that a digest reads
+
+
+@dataclass
+class PairConfig:
+    crop_seconds: float = 2.0  # length of a crop; a shorter recording is repeated
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_seconds <= 60:
+            raise UserError(f"crop_seconds: {self.crop_seconds} will not do; give more than 0 and at most 60")
+
+
+class PairedUtterances:
+    """Noisy recordings with their clean speech and with K enhanced versions each, in manifest order.
+
+    num_samples  int32 [n], mapped
+    """
+
+    def __init__(self, noisy: Utterances, clean: Utterances, enhanced: Sequence[EnhancedFolder] = ()) -> None:
+        self.noisy, self.clean, self.enhanced = noisy, clean, list(enhanced)
+        self.num_samples = noisy.num_samples
+
+    @classmethod
+    def open(cls, folder: Path | str, negatives: Iterable[Path | str] = ()) -> PairedUtterances:
+        """data/<corpus>/<set>, with K folders of enhanced recordings.
+
+        Raises UserError when a side is missing, when the sides differ in ids or lengths, or when an enhanced
+        recording is missing. (Those of a wrong length are found when they are read.)
+        """
+        clean, noisy = (Utterances.open(Path(folder) / side) for side in SIDES)
+        _refuse_mispaired(Path(folder), clean, noisy)
+        return cls(noisy, clean, [EnhancedFolder.open(Path(path), noisy.ids()) for path in negatives])
+
+    def __len__(self) -> int:
+        return len(self.noisy)
+
+    def id(self, row: int) -> str:
+        return self.noisy.id(row)
+
+    def ids(self, rows: Iterable[int] | None = None) -> list[str]:
+        return self.noisy.ids(rows)
+
+    def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
+        """int16 [2 + K, frames]: noisy, clean and enhanced, from sample `start` on (to the end when None).
+
+        Raises UserError when a file is gone, damaged, of another length than listed or not 16 kHz mono.
+        """
+        length = int(self.num_samples[row])
+        frames = length - start if frames is None else frames
+        sides = [side.read(row, start, frames) for side in (self.noisy, self.clean)]
+        return np.stack(sides + [folder.read(self.id(row), length, start, frames) for folder in self.enhanced])
+
+    def digest(self) -> str:
+        """A hash of ids, lengths and what a few of the recordings hold: another noise or network gives another."""
+        digest = hashlib.sha256(self.noisy.digest().encode())
+        for row in np.unique(np.linspace(0, len(self) - 1, HEARD).astype(int)):
+            digest.update(self.read(int(row)).tobytes())
+        return digest.hexdigest()
+
+
+def _refuse_mispaired(folder: Path, clean: Utterances, noisy: Utterances) -> None:
+    ids = {side: utterances.ids() for side, utterances in (("clean", clean), ("noisy", noisy))}
+    if ids["clean"] != ids["noisy"]:
+        name = min(set(ids["clean"]) ^ set(ids["noisy"]))
+        has, lacks = SIDES if name in set(ids["clean"]) else reversed(SIDES)
+        raise UserError(f"{folder}: {name} is in {has} and not in {lacks}; prepare the pairs again (stage 1)")
+    unequal = np.flatnonzero(clean.num_samples != noisy.num_samples)
+    if len(unequal):
+        row = int(unequal[0])
+        raise UserError(f"{folder}: {noisy.id(row)} has {noisy.num_samples[row]:,} samples in noisy and "
+                        f"{clean.num_samples[row]:,} in clean; mend or remove the pair and prepare again (stage 1)")
+
+
+@dataclass(frozen=True)
+class EnhancedFolder:
+    """Recordings that some network enhanced, in files named by the ids they have in their set."""
+
+    folder: Path
+    suffix: str
+
+    @classmethod
+    def open(cls, folder: Path, ids: Iterable[str]) -> EnhancedFolder:
+        """Raises UserError when the folder does not hold a recording for each of the ids; others may be there."""
+        if not folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder of enhanced recordings; check the path")
+        names, ids = set(os.listdir(folder)), list(ids)
+        suffix = next((suffix for suffix in ENHANCED_SUFFIXES if f"{ids[0]}{suffix}" in names), ENHANCED_SUFFIXES[0])
+        missing = [name for name in ids if f"{name}{suffix}" not in names]
+        if missing:
+            raise UserError(f"{folder}: lacks {len(missing):,} of {len(ids):,} recordings, for one "
+                            f"{missing[0]}{suffix}; enhance the whole set first")
+        return cls(folder.absolute(), suffix)
+
+    def read(self, name: str, length: int, start: int, frames: int) -> np.ndarray:
+        """int16 [frames] of a recording that must have `length` samples."""
+        path = self.folder / f"{name}{self.suffix}"
+        try:
+            with soundfile.SoundFile(path) as audio:
+                found = (audio.samplerate, audio.channels, audio.frames)
+                if found != (SAMPLE_RATE, 1, length):
+                    raise UserError(f"{path}: {found[0]} Hz, {found[1]} channels, {found[2]:,} samples, but the "
+                                    f"recording it was made of has 16000 Hz, 1 and {length:,}; enhance the set again")
+                audio.seek(start)
+                samples = audio.read(frames, dtype="int16")
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"{path}: cannot be read ({error.error_string}); enhance the set again") from None
+        if len(samples) != frames:
+            raise UserError(f"{path}: ends {frames - len(samples)} samples early; enhance the set again")
+        return samples
+
+
+class Pairs(Dataset):
+    """Random crops of pairs; every recording comes once per pass, and an item is a pure function of (seed, index).
+
+    An item holds: noisy int16 [T], clean int16 [T], negatives int16 [K, T], ids, the recording's name. What is drawn
+    does not depend on K: runs with and without negatives see the same crops in the same order.
+    """
+
+    def __init__(self, utterances: PairedUtterances, config: PairConfig, seed: int) -> None:
+        self.utterances, self.seed = utterances, seed
+        self.frames = round(config.crop_seconds * SAMPLE_RATE)
+        self._pass: tuple[int, np.ndarray] | None = None
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self._row(index)
+        length = int(self.utterances.num_samples[row])
+        if length > self.frames:
+            start = np.random.default_rng([self.seed, index]).integers(length - self.frames + 1)
+            signals = self.utterances.read(row, int(start), self.frames)
+        else:  # repeated, not padded: zeros at the end would be easy to enhance
+            signals = np.take(self.utterances.read(row), np.arange(self.frames), axis=1, mode="wrap")
+        return {"noisy": signals[0], "clean": signals[1], "negatives": signals[2:], "ids": self.utterances.id(row)}
+
+    def _row(self, index: int) -> int:
+        number, position = divmod(index, len(self.utterances))
+        if self._pass is None or self._pass[0] != number:
+            # Items have seeds of two numbers; a third one, other than 0, keeps the order apart from them.
+            self._pass = number, np.random.default_rng([self.seed, number, 1]).permutation(len(self.utterances))
+        return int(self._pass[1][position])
+
+
+def whole_batches(utterances: PairedUtterances, batch_seconds: float, rows: Iterable[int] | None = None,
+                  workers: int = 0) -> Iterator[dict[str, Any]]:
+    """Whole recordings, each of the set (or of `rows`) once, in batches of like length, longest first.
+
+    batch_seconds  longest recording times number of recordings stays within it; a longer one is alone
+    workers        processes that read
+    A batch holds tensors: noisy and clean int16 [B, T], negatives int16 [B, K, T], all padded with zeros, lengths
+    int64 [B]; and ids, a list of B names.
+    """
+    rows = np.arange(len(utterances)) if rows is None else np.asarray(list(rows), dtype=np.int64)
+    batches = batches_by_length(np.asarray(utterances.num_samples)[rows], int(batch_seconds * SAMPLE_RATE))
+    dataset = _WholeBatches(utterances, [rows[batch] for batch in batches])
+    # A generator of its own: taking a seed from the global one would change the training that validates.
+    yield from DataLoader(dataset, batch_size=None, num_workers=workers, generator=torch.Generator())
+
+
+class _WholeBatches(Dataset):
+    def __init__(self, utterances: PairedUtterances, batches: list[np.ndarray]) -> None:
+        self.utterances, self.batches = utterances, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rows = self.batches[index]
+        lengths = torch.from_numpy(self.utterances.num_samples[rows].astype(np.int64))
+        signals = torch.zeros(len(rows), 2 + len(self.utterances.enhanced), int(lengths.max()), dtype=torch.int16)
+        for item, row, length in zip(signals, rows.tolist(), lengths.tolist(), strict=True):
+            item[:, :length] = torch.from_numpy(self.utterances.read(row))
+        return {"noisy": signals[:, 0], "clean": signals[:, 1], "negatives": signals[:, 2:], "lengths": lengths,
+                "ids": self.utterances.ids(rows)}
+
+
+class Condition(NamedTuple):
+    """How noisy a recording is; None where nobody knows."""
+
+    snr: float | None = None    # dB
+    noise: str | None = None    # its kind: cafe, bus, music, ...
+
+
+def read_conditions(folder: Path | str) -> dict[str, Condition]:
+    """pairs.tsv of data/<corpus>/<set>, by id. Raises UserError when it is absent or damaged."""
+    path = Path(folder) / "pairs.tsv"
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file; prepare the pairs again (stage 1)")
+    try:
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+        return {name: Condition(None if snr == "-" else float(snr), None if noise == "-" else noise)
+                for name, snr, noise in rows}
+    except ValueError:
+        raise UserError(f"{path}: a line of it is not id, SNR and noise; prepare the pairs again (stage 1)") from None
+
+
+def write_conditions(folder: Path | str, conditions: dict[str, Condition]) -> None:
+    """pairs.tsv; one that says the same already is not touched."""
+    path = Path(folder) / "pairs.tsv"
+    rows = (f"{name}\t{'-' if snr is None else f'{snr:g}'}\t{noise or '-'}"
+            for name, (snr, noise) in conditions.items())
+    lines = ["id\tsnr\tnoise", *rows]
+    if not path.exists() or path.read_text(encoding="utf-8").splitlines() != lines:
+        write_lines(path, lines)

@@ -1,0 +1,134 @@
+"""Make pairs of the mini corpus: synthetic speech of its people, dry and clean, and mixed with synthetic noise.
+
+    python local/prepare_noise.py --out data/mini --synthetic
+    python local/prepare_mini_pairs.py --noise data/mini/noise --noise-test data/mini/noise_test --out data/mini_pairs
+
+The people are those of prepare_mini.py with the same seed: its first training speakers to learn from, the ones after
+them to validate with, its test speakers to test on. They say other sentences, into no channel at all, as channels add
+noise and rooms and what is to be restored has to be clean. Training and validation are mixed at 0, 5, 10 and 15 dB,
+the test at 2.5, 7.5, 12.5 and 17.5 dB with noises that the training never heard. The same seed gives the same bytes,
+whatever --nj.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+
+from cslib.config import UserError, run
+from cslib.data.banks import open_banks
+from cslib.data.manifests import Entry, write_set
+from cslib.data.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
+from cslib.data.pair_preparation import claim
+from cslib.data.utterances import SAMPLE_RATE
+from cslib.files import progress, writing
+from cslib.synthesis.sentences import draw_sentence
+from cslib.synthesis.voices import Synthesiser, draw_voice
+from local.prepare_mini import LONGEST, PRELOADED, SHORTEST, WORDS, Speaker
+
+LEVELS = (-30.0, -20.0)  # dB of full scale, root mean square of an utterance
+PEAK = 0.95  # of full scale
+
+
+@dataclass
+class Options:
+    noise: Path = Path("data/mini/noise")            # of prepare_noise.py, for training and validation
+    noise_test: Path = Path("data/mini/noise_test")  # of prepare_noise.py, for the test
+    out: Path = Path("data/mini_pairs")  # gets train/, valid/ and test/, each with clean/ and noisy/
+    seed: int = 0  # that of prepare_mini.py: another one means other people
+    nj: int = 2  # processes; the result does not depend on it
+    train_speakers: int = 90  # half of them women
+    train_utterances: int = 6  # per training speaker
+    valid_speakers: int = 10  # none of them in the training set
+    valid_utterances: int = 4  # per validation speaker
+    test_speakers: int = 20  # none of them in any training set of the mini corpus
+    test_utterances: int = 4  # per test speaker
+
+
+def main(options: Options) -> None:
+    _check(options)
+    claim(options.out, {name: str(value) for name, value in asdict(options).items()
+                        if name not in ("out", "nj", "noise", "noise_test")})
+    for number, name in enumerate(("train", "valid", "test")):
+        folder = options.out / name
+        if not (folder / "speech" / "cuts.jsonl.gz").exists():
+            write_set(folder / "speech", _speak_all(options, name, number))
+        noise, snrs = (options.noise_test, TEST_SNRS) if name == "test" else (options.noise, TRAIN_SNRS)
+        mix_set(folder / "speech", noise, folder, snrs, (options.seed, number), options.nj)
+
+
+def _check(options: Options) -> None:
+    for name, value in asdict(options).items():
+        if name.endswith(("_speakers", "_utterances")) and value < 1:
+            raise UserError(f"{name}: {value} is too small; give 1 or more")
+    if options.noise.resolve() == options.noise_test.resolve():
+        raise UserError(f"noise_test: {options.noise_test} is the training noise too; give noise that it does not hold")
+    for folder in (options.noise, options.noise_test):
+        open_banks(folder)
+
+
+def _speak_all(options: Options, name: str, number: int) -> list[Entry]:
+    """All clean utterances of one set, sorted by id. Ids are numbers drawn at random, as in the mini corpus."""
+    speakers, utterances = getattr(options, f"{name}_speakers"), getattr(options, f"{name}_utterances")
+    order = np.random.default_rng([options.seed, number, 2]).permutation(speakers * utterances)
+    ids = np.array([f"{name}-{n:06d}" for n in order]).reshape(speakers, utterances).tolist()
+    part, first = {"train": (0, 0), "valid": (0, options.train_speakers), "test": (1, 0)}[name]
+    audio = (options.out / name / "speech" / "audio").absolute()
+    of = "test" if part else "train"
+    tasks = [Speaker(f"{of}-speaker-{i:03d}", "fm"[i % 2], (options.seed, part, i), audio, [own])
+             for i, own in enumerate(ids, start=first)]
+    made = progress(_in_processes(tasks, options.nj), f"{name} speakers", total=len(tasks))
+    return sorted((entry for entries in made for entry in entries), key=lambda entry: entry.id)
+
+
+def _in_processes(tasks: list[Speaker], nj: int) -> Iterator[list[Entry]]:
+    """A fresh process for every speaker, because the synthesiser remembers what it has said before."""
+    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
+    context.set_forkserver_preload([*PRELOADED, "cslib.data.pair_mixing"])  # it takes seconds to import
+    with context.Pool(nj, maxtasksperchild=1) as pool:
+        yield from pool.imap(speak_dry, tasks, chunksize=1)
+
+
+def speak_dry(speaker: Speaker) -> list[Entry]:
+    """Write all utterances of one speaker; the same bytes whenever it is called in a fresh process."""
+    voice = draw_voice(np.random.default_rng(speaker.seed), speaker.sex)  # the first thing prepare_mini.py draws too
+    rng = np.random.default_rng([*speaker.seed, 1])
+    entries = []
+    with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
+        synthesiser = Synthesiser({"speaker": voice}, Path(folder))
+        for name in speaker.sessions[0]:
+            speech = _say(rng, synthesiser)
+            path = speaker.audio / f"{name}.flac"
+            with writing(path) as temporary:
+                soundfile.write(temporary, speech, SAMPLE_RATE, "PCM_16", format="FLAC")
+            entries.append(Entry(name, path, len(speech), speaker.name, speaker.sex))
+    return entries
+
+
+def _say(rng: np.random.Generator, synthesiser: Synthesiser) -> np.ndarray:
+    """int16 [n] at 16 kHz: a sentence of 3 to 6 seconds, at a rate, a pitch and a level of its own."""
+    rate, pitch = rng.uniform(0.9, 1.1), int(rng.integers(40, 61))
+    for _ in range(100):
+        text = draw_sentence(rng, *WORDS)
+        speech = synthesiser.say("speaker", text, rate, pitch, pitch_range=int(rng.integers(40, 61)))
+        if SHORTEST <= len(speech) / synthesiser.sample_rate <= LONGEST:
+            break
+    else:
+        raise RuntimeError("none of a hundred sentences has a fitting length")
+    factor = gcd(SAMPLE_RATE, synthesiser.sample_rate)
+    speech = resample_poly(speech / 32768, SAMPLE_RATE // factor, synthesiser.sample_rate // factor)
+    speech *= 10 ** (rng.uniform(*LEVELS) / 20) / np.sqrt(np.mean(speech**2))
+    return np.rint(speech * 32767 * min(1.0, PEAK / np.abs(speech).max())).astype(np.int16)
+
+
+if __name__ == "__main__":
+    run(main, Options)
