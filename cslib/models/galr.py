@@ -122,6 +122,22 @@ class SeparativeEncoder(nn.Module):
         streams = self.filterbank.synthesise(masks, carrier)[..., hop:hop + mixture.shape[1]]
         return streams * inside[:, None], self._embed(segments, segment_mask, gated, frames, mask)
 
+    def stages(self, audio: Tensor) -> list[Tensor]:
+        """audio [B, T] -> the filters' outputs [B, L, N] as the blocks see them, then [B, S, K, D] after the first and
+        the last shared block and after the last one of the speaker branch; of the blocks, those that there are.
+        """
+        lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
+        frames, _, mask = self._analyse(at_level(audio, lengths), lengths)
+        seen = self.compress(frames, mask)
+        segments, segment_mask = (segment(values, self.config.segment) for values in
+                                  (self.bottleneck(seen.to(frames.dtype)), mask[..., None]))
+        outputs = []
+        for block in (*self.shared, *self.speaker):
+            segments = block(segments, segment_mask)
+            outputs.append(segments)
+        kept = sorted({0, self.config.shared_blocks - 1, len(outputs) - 1} & set(range(len(outputs))))
+        return [seen, *(outputs[index] for index in kept)]
+
     @torch.no_grad()
     def embed(self, audio: Tensor, lengths: Tensor | None = None, streams: str = "dominant") -> Tensor:
         """audio [B, T], lengths [B] -> [B, E] of the stream with more energy, or [B, C, E] of "all" streams.

@@ -8,6 +8,7 @@ Shapes: B crops, T samples, F mel bands, N frames, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,7 @@ class ResNet(nn.Module):
             nn.Linear(self.pool.output_size, config.embedding_size, bias=False),
             nn.BatchNorm1d(config.embedding_size),
         )
+        self.stage_ends = [end - 1 for end in accumulate(config.blocks)]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -80,6 +82,16 @@ class ResNet(nn.Module):
 
     def embed(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self(audio, lengths)
+
+    def stages(self, audio: Tensor) -> list[Tensor]:
+        """audio [B, T] -> what each stage makes of it, [B, C, F, N]; `forward` pools the last one."""
+        features = self.mean_norm(self.log_mel(audio)).transpose(1, 2)[:, None]
+        x, outputs = F.relu(self.stem(features)), []
+        for index, block in enumerate(self.blocks):
+            x = block(x, None, 1)
+            if index in self.stage_ends:
+                outputs.append(x)
+        return outputs
 
 
 class ConvNorm(nn.Sequential):

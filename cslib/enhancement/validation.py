@@ -1,0 +1,83 @@
+"""How good a network is while it learns: one number from a few recordings that it is not trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from cslib.config import UserError
+from cslib.data.augment import to_float
+from cslib.data.pairs import PairedUtterances, whole_batches
+from cslib.data.utterances import SAMPLE_RATE
+from cslib.enhancement.measures import PESQ_LONGEST, SHORTEST, Unmeasurable, pesq_wide_band, si_sdr
+
+# What is measured, and the value of a recording that has none, as when a network gives silence: a poor one.
+MEASURES: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], float]] = {
+    "pesq": (pesq_wide_band, 1.0), "si_sdr": (si_sdr, -30.0)}
+BATCH_SECONDS = 60.0
+
+
+@dataclass
+class ValidationConfig:
+    pairs: Path | None = None      # data/<corpus>/<set>, which holds clean/ and noisy/; never what is tested on
+    measure: str = "pesq"          # pesq: wide-band, about 0.1 s a recording | si_sdr: in dB, at once
+    recordings: int = 150          # how many of the set, spread over it evenly; all when there are fewer
+    every: int = 1000              # steps; about an epoch
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise UserError(f"validation.measure: {self.measure} will not do; give one of {', '.join(MEASURES)}")
+        for name in ("recordings", "every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"validation.{name}: {getattr(self, name)} will not do; give 1 or more")
+
+
+class Validation:
+    """Means of a measure over the same recordings each time: of a network, of the noisy speech, of the negatives.
+
+    rows  of the pairs, those that are measured. Raises UserError when none has a length that can be.
+    """
+
+    def __init__(self, pairs: PairedUtterances, config: ValidationConfig) -> None:
+        self.pairs = pairs
+        self.measure, self.worst = MEASURES[config.measure]
+        lengths = np.asarray(pairs.num_samples)
+        fitting = np.flatnonzero((lengths >= SHORTEST) & (lengths <= PESQ_LONGEST))
+        if not len(fitting):
+            raise UserError(f"validation.pairs: {config.pairs} has no recording of {SHORTEST / SAMPLE_RATE:g} to "
+                            f"{PESQ_LONGEST / SAMPLE_RATE:g} s; give another set")
+        count = min(config.recordings, len(fitting))
+        self.rows = fitting[np.linspace(0, len(fitting) - 1, count).round().astype(int)]
+
+    def of_network(self, network: nn.Module, device: torch.device) -> float:
+        """Mean over the recordings after `network.enhance`; its mode, and the random state, stay as they are."""
+        training = network.training
+        network.eval()
+        scores = []
+        for batch in whole_batches(self.pairs, BATCH_SECONDS, self.rows):
+            lengths = batch["lengths"]
+            enhanced = network.enhance(to_float(batch["noisy"]).to(device), lengths.to(device)).cpu().numpy()
+            for clean, audio, length in zip(batch["clean"].numpy(), enhanced, lengths.tolist(), strict=True):
+                scores.append(self._score(clean[:length], audio[:length]))
+        network.train(training)
+        return math.fsum(scores) / len(self.rows)
+
+    def of_recordings(self) -> list[float]:
+        """Means [1 + K] of the noisy recordings and of those of each negative."""
+        scores = []
+        for row in self.rows.tolist():
+            noisy, clean, *negatives = self.pairs.read(row)
+            scores.append([self._score(clean, audio) for audio in (noisy, *negatives)])
+        return np.mean(scores, axis=0).tolist()
+
+    def _score(self, clean: np.ndarray, enhanced: np.ndarray) -> float:
+        try:
+            return self.measure(clean, enhanced)
+        except Unmeasurable:
+            return self.worst

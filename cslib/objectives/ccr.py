@@ -1,0 +1,153 @@
+"""Speech enhancement with a curricular contrastive regulariser in a feature space (Xu et al., ICASSP 2024).
+
+A network learns to give back the clean speech; besides, its output is pulled to the clean speech and pushed from the
+noisy speech, and from speech that worse networks enhanced beforehand, in the space of a frozen encoder. The better
+the network, the more do the negatives weigh that it has left behind. Space and negatives serve the training alone.
+
+The paper's equations were not available: this is a reconstruction (see cslib/objectives/contrastive_regularisation.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cslib.config import UserError, find
+from cslib.data.augment import to_float
+from cslib.data.pairs import PairConfig, PairedUtterances, Pairs
+from cslib.enhancement.levels import at_level
+from cslib.enhancement.validation import Validation, ValidationConfig
+from cslib.objectives import Losses, Objective, Task
+from cslib.objectives.contrastive_regularisation import ContrastiveRegulariser, RegulariserConfig, gradient_norm
+from cslib.objectives.reconstruction import reconstruction_loss
+from cslib.representations import open_space
+
+
+@dataclass
+class Config:
+    negatives: list[Path] = field(default_factory=list)   # K folders with <set>/<id>.wav, from networks without it
+    pairs: PairConfig = field(default_factory=PairConfig)                       # crops
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)   # what is added to the native loss
+    validation: ValidationConfig = field(default_factory=ValidationConfig)      # what the curriculum goes by
+
+
+def open_data(folder: Path, config: Config) -> PairedUtterances:
+    """data/<corpus>/<set>, with what the negatives' folders hold for a set of this name, if the mode needs them."""
+    negatives = config.negatives if config.regulariser.needs_negatives else []
+    return PairedUtterances.open(folder, [Path(negative) / Path(folder).name for negative in negatives])
+
+
+def build(config: Config, task: Task) -> Ccr:
+    """task.utterances are those of `open_data`."""
+    return Ccr(config, task)
+
+
+class Ccr(Objective):
+    """Minimises  native loss + lambda(t) * regulariser  over the enhancement network."""
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__()
+        _check(config, task)
+        self.config = config
+        self.dataset = Pairs(task.utterances, config.pairs, task.seed)
+        self.network = find("models", task.network.name).build(task.network)
+        if not hasattr(self.network, "enhance"):
+            raise UserError(f"network.name: {task.network.name} enhances nothing; give crn, mask_gru or tf_conformer")
+        self.regulariser = None
+        if config.regulariser.mode != "none":
+            self.regulariser = ContrastiveRegulariser(config.regulariser, open_space(config.regulariser.space),
+                                                      len(task.utterances.enhanced))
+        self.validation = None
+        if config.validation.pairs:
+            self.validation = Validation(open_data(config.validation.pairs, config), config.validation)
+        self.register_buffer("rated", torch.tensor(False))             # noisy speech and negatives have been measured
+        self.register_buffer("quality", torch.tensor(0.0))             # of the network when it was last measured
+        self.register_buffer("gradient_norms", torch.zeros(2))         # of native loss and regulariser, the same
+
+    def embedding_network(self) -> nn.Module:
+        return self.network
+
+    def digests(self) -> dict[str, str | None]:
+        """What is read besides the training data, by content: a run with another space is another run."""
+        space = self.config.regulariser.space.checkpoint if self.regulariser else None
+        return {"space": hashlib.sha256(space.read_bytes()).hexdigest() if space else None,
+                "validation": self.validation.pairs.digest() if self.validation else None}
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        if self.validation and not self.rated:
+            self._rate()
+        signals = torch.cat([batch["noisy"][:, None], batch["clean"][:, None], batch["negatives"]], dim=1)
+        noisy, clean, *negatives = at_level(to_float(signals)).unbind(1)
+        enhanced = self.network(noisy).float()
+        native, parts = reconstruction_loss(enhanced, clean)
+        health = self._measured()
+        if self.regulariser is None:
+            return Losses(native, parts, health)
+        measure = self.training and self.step % self.config.regulariser.measure_every == 0
+        value, signs = self.regulariser(enhanced, clean, noisy, negatives, measure)
+        if measure:
+            self.gradient_norms.copy_(torch.stack([gradient_norm(loss, enhanced) for loss in (native, value)]))
+        weight, (ours, its) = self.weight(), self.gradient_norms.clone()
+        health |= signs | {"regulariser_weight": torch.tensor(weight), "native_gradient": ours,
+                           "regulariser_gradient": weight * its}
+        return Losses(native + weight * value, parts | {"regulariser": weight * value.detach()}, health)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Measure the network now and then, and let the curriculum know."""
+        if self.validation and (self.step + 1) % self.config.validation.every == 0:
+            self._on_first_process(self.quality, lambda: self.validation.of_network(self.network, self.quality.device))
+            if self.regulariser is not None:
+                self.regulariser.curriculum.update(self.quality)
+
+    def weight(self) -> float:
+        """lambda(t): rises linearly over the warm-up, constant after it."""
+        config = self.config.regulariser
+        return config.weight * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+
+    @torch.no_grad()
+    def _rate(self) -> None:
+        """Measure the noisy speech, where the network starts, and the negatives, once in a training."""
+        found = self.quality.new_zeros(1 + len(self.validation.pairs.enhanced))
+        self._on_first_process(found, self.validation.of_recordings)
+        self.quality.copy_(found[0])
+        if len(found) > 1:
+            self.regulariser.curriculum.qualities.copy_(found[1:])
+        self.rated.fill_(True)
+
+    @staticmethod
+    def _on_first_process(result: Tensor, measure: Callable[[], float | list[float]]) -> None:
+        """Fill `result` in all processes with what `measure` gives in the first one."""
+        many = torch.distributed.is_initialized()
+        if not many or torch.distributed.get_rank() == 0:
+            result.copy_(torch.as_tensor(measure()))
+        if many:
+            torch.distributed.broadcast(result, 0)
+
+    def _measured(self) -> dict[str, Tensor]:
+        """The qualities to log: of the network now, the best so far, of each negative."""
+        if not self.validation:
+            return {}
+        health = {"quality": self.quality.clone()}
+        if self.regulariser is not None:
+            curriculum = self.regulariser.curriculum
+            health["best_quality"] = torch.where(curriculum.best.isinf(), self.quality, curriculum.best)
+            health |= {f"quality_{k + 1}": quality for k, quality in enumerate(curriculum.qualities.clone())}
+        return health
+
+
+def _check(config: Config, task: Task) -> None:
+    if not isinstance(task.utterances, PairedUtterances):
+        raise UserError("objective ccr: it learns from pairs of clean and noisy speech; give a set that holds both")
+    regulariser = config.regulariser
+    if regulariser.needs_negatives and not config.negatives:
+        raise UserError(f"objective.negatives: regulariser.mode {regulariser.mode} needs one or more folders of "
+                        "recordings that networks without a regulariser enhanced; give them, or mode: cr")
+    if regulariser.needs_negatives and regulariser.gamma and not config.validation.pairs:
+        raise UserError("objective.validation.pairs: the curriculum goes by the quality on a validation set; give one, "
+                        "or regulariser.gamma: 0")
