@@ -29,7 +29,8 @@ class LabelledCrops(Dataset):
             background
 
     An item holds: speech int16 [T]; interferer int16 [T], silent when alone, and sir (dB); channel [K]; noise
-    int16 [T], snr and room [R] (see cslib/data/augment.py); label int64; ids, the utterance's name.
+    int16 [T], snr and room [R] (see cslib/data/augment.py); label int64; row int64, the utterance's place in the
+    set, and ids, its name.
     Raises UserError when no utterance has a label.
     """
 
@@ -66,6 +67,7 @@ class LabelledCrops(Dataset):
             "snr": snr,
             "room": room,
             "label": self.labels[row],
+            "row": np.int64(row),
             "ids": self.utterances.id(row),
         }
 
