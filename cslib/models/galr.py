@@ -43,7 +43,7 @@ class Config:
     speech_blocks: int = 4       # on top of the trunk: separation
     speaker_blocks: int = 2      # on top of the trunk: embeddings
     embedding_size: int = 128    # E
-    speaker_streams: str = "split"   # split: by a 1x1 layer; masked: what each stream's mask lets through
+    speaker_streams: str = "split"   # split: by a 1x1 layer; masked: by masks, made where those of the speech are made
     pooling: str = "mean"        # mean | statistics | attentive: over the frames of the speaker branch
     embedding_norm: str = "none" # none | batch: centre and scale each stream's dimensions first
     residual: str = "standard"   # standard: LN(x + attention(x)); released: LN of the attention alone (authors' code)
@@ -91,6 +91,7 @@ class SeparativeEncoder(nn.Module):
         if config.speaker_streams == "split":
             self.speaker_split = nn.Sequential(nn.PReLU(), nn.Linear(width, streams * config.embedding_size))
         else:
+            self.to_speaker_mask = nn.Linear(width, bands, bias=False)
             self.stream_in = nn.Linear(bands, width)
             self.stream_out = nn.Sequential(nn.PReLU(), nn.Linear(width, width),
                                             nn.PReLU(), nn.Linear(width, config.embedding_size))
@@ -115,11 +116,11 @@ class SeparativeEncoder(nn.Module):
         segment_mask = segment(mask[..., None], self.config.segment)
         for block in self.shared:
             segments = block(segments, segment_mask)
-        masks = self._separate(segments, segment_mask, frames.shape[1])                 # [B, L, C, N]
+        gated = self._split(segments, segment_mask, frames.shape[1])                    # [B, L, C, D]
+        masks = {"relu": F.relu, "sigmoid": torch.sigmoid}[self.config.mask](self.to_mask(gated))
         hop = self.config.window // 2
         streams = self.filterbank.synthesise(masks, carrier)[..., hop:hop + mixture.shape[1]]
-        masked = masks * frames[:, :, None]
-        return streams * inside[:, None], self._embed(segments, segment_mask, masked, mask)
+        return streams * inside[:, None], self._embed(segments, segment_mask, gated, frames, mask)
 
     @torch.no_grad()
     def embed(self, audio: Tensor, lengths: Tensor | None = None, streams: str = "dominant") -> Tensor:
@@ -149,22 +150,22 @@ class SeparativeEncoder(nn.Module):
         inside = torch.arange(count, device=mixture.device) <= last
         return frames, carrier, inside.to(frames.dtype)
 
-    def _separate(self, segments: Tensor, segment_mask: Tensor, frames: int) -> Tensor:
-        """Masks of the streams [B, frames, C, N]."""
+    def _split(self, segments: Tensor, segment_mask: Tensor, frames: int) -> Tensor:
+        """What the masks of each stream are made from [B, frames, C, D]."""
         for block in self.speech:
             segments = block(segments, segment_mask)
         joined = overlap_add(self.speech_split(segments), frames).unflatten(-1, (self.config.streams, -1))
-        gated = torch.tanh(self.gate_tanh(joined)) * torch.sigmoid(self.gate_sigmoid(joined))
-        return {"relu": F.relu, "sigmoid": torch.sigmoid}[self.config.mask](self.to_mask(gated))
+        return torch.tanh(self.gate_tanh(joined)) * torch.sigmoid(self.gate_sigmoid(joined))
 
-    def _embed(self, segments: Tensor, segment_mask: Tensor, masked: Tensor, mask: Tensor) -> Tensor:
+    def _embed(self, segments: Tensor, segment_mask: Tensor, gated: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
         for block in self.speaker:
             segments = block(segments, segment_mask)
         if self.config.speaker_streams == "split":
             values = self.speaker_split(segments).unflatten(-1, (self.config.streams, -1))    # [B, S, K, C, E]
             pooled = self.pool(values.flatten(1, 2), segment_mask.flatten(1, 2)).float()
         else:
-            shared = overlap_add(segments, masked.shape[1])[:, :, None]                       # [B, L, 1, D]
+            masked = F.relu(self.to_speaker_mask(gated)) * frames[:, :, None]                 # [B, L, C, N]
+            shared = overlap_add(segments, frames.shape[1])[:, :, None]                       # [B, L, 1, D]
             values = self.stream_out(shared + self.stream_in(self.compress(masked, mask).to(masked.dtype)))
             pooled = self.pool(values, mask[..., None]).float()
         return F.normalize(self.embedding_norm(pooled.flatten(1)).view_as(pooled), dim=-1)
