@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import SUPPRESS, ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type
 
 Options = TypeVar("Options")
@@ -81,9 +81,7 @@ def parse(options: type[Options], argv: list[str] | None = None, description: st
     Raises UserError for an unknown option or a bad value.
     """
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
-    argv = _flags_spelt_out(options, argv)
-    for path in values_of("--config", argv):
-        load_yaml(Path(path))          # what is wrong with a file is told here, by its name
+    argv = _flags_spelt_out(options, with_bases(argv))
     parser = _parser(options, description)
     try:
         return _build(options, parser.parse_args(argv), parser)
@@ -125,6 +123,30 @@ def values_of(option: str, argv: list[str]) -> list[str]:
     pairs = zip(argv, [*argv, ""][1:], strict=True)
     return [word.partition("=")[2] or following for word, following in pairs
             if (word == option and following) or word.startswith(f"{option}=")]
+
+
+def with_bases(argv: list[str]) -> list[str]:
+    """The command line with, before each --config file, the one that it is `like:`, and so on.
+
+    Raises UserError when a file is absent, is not YAML or is like itself.
+    """
+    words: list[str] = []
+    for word, before in zip(argv, ["", *argv], strict=False):
+        if word.startswith("--config="):
+            words += [f"--config={path}" for path in _bases_and(Path(word.partition("=")[2]))]
+        elif before == "--config":
+            *bases, path = _bases_and(Path(word))
+            words[-1:] = [f"--config={base}" for base in bases] + ["--config", str(path)]
+        else:
+            words.append(word)
+    return words
+
+
+def _bases_and(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
+    if path in seen:
+        raise UserError(f"{path}: it is like itself; take a `like:` out")
+    base = load_yaml(path).get("like")
+    return [*(_bases_and(path.parent / str(base), (*seen, path)) if base else []), path]
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -195,7 +217,9 @@ def _flags_spelt_out(options: type, argv: list[str]) -> list[str]:
 def _parser(options: type, description: str | None) -> _Parser:
     _describe(options)
     parser = _Parser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument("--config", action="config", help="YAML file with any of these options; `like: other.yaml` in "
+                        "it takes over those of the file beside it that it does not name")
+    parser.add_argument("--like", help=SUPPRESS)
     parser.add_class_arguments(options)
     return parser
 
@@ -244,4 +268,5 @@ def _comment(line: str) -> str:
     return next((t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT), "")
 
 
-__all__ = ["Part", "UserError", "find", "from_dict", "load_yaml", "parse", "run", "to_dict", "values_of"]
+__all__ = ["Part", "UserError", "find", "from_dict", "load_yaml", "parse", "run", "to_dict", "values_of",
+           "with_bases"]

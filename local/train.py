@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import yaml
 
-from cslib.config import UserError, find, load_yaml, run, to_dict, values_of
+from cslib.config import UserError, find, load_yaml, run, to_dict, values_of, with_bases
 from cslib.data.augment import AugmentConfig
 from cslib.data.banks import Banks, open_banks
 from cslib.data.labels import read_labels
@@ -46,7 +46,7 @@ class Common:
 
 def options_of_command(argv: list[str] | None = None) -> type:
     """The options of this script, with the sections of the objective and the network that are asked for."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = with_bases(sys.argv[1:] if argv is None else argv)
     objective, network = _name_of("objective", argv), _name_of("network", argv)
     if not (objective and network) and {"-h", "--help"} & set(argv):
         return Common

@@ -56,6 +56,26 @@ def test_command_line_overrides_config_and_later_configs_override_earlier_ones(t
     assert (options.data_dir, options.count, options.inner) == (Path("one"), 2, Inner(3.0, (5.0, 6.0)))
 
 
+def test_config_that_is_like_another_one_names_what_differs(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.yaml").write_text("data_dir: base\ncount: 1\ninner: {rate: 1, pair: [5, 6]}")
+    (tmp_path / "sub/middle.yaml").write_text("like: ../base.yaml\ncount: 2\ninner: {rate: 2}")
+    (tmp_path / "sub/top.yaml").write_text("like: middle.yaml\ncount: 3")
+    for words in (["--config", str(tmp_path / "sub/top.yaml")], [f"--config={tmp_path}/sub/top.yaml"]):
+        options = parse(Options, [*words, "--maybe", "x"])
+        assert (options.data_dir, options.count, options.inner) == (Path("base"), 3, Inner(2.0, (5.0, 6.0)))
+
+
+def test_config_that_is_like_itself_or_like_no_file_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("like: b.yaml")
+    (tmp_path / "b.yaml").write_text("like: a.yaml")
+    with pytest.raises(UserError, match=r"a\.yaml: it is like itself"):
+        parse(Options, ["--config", str(tmp_path / "a.yaml")])
+    (tmp_path / "b.yaml").write_text("like: c.yaml")
+    with pytest.raises(UserError, match=r"c\.yaml: there is no such config file"):
+        parse(Options, ["--config", str(tmp_path / "a.yaml")])
+
+
 @pytest.mark.parametrize("words, told", [
     (["--bogus", "1"], "there is no such option: --bogus 1"),
     (["--coun", "1"], "there is no such option: --coun 1"),

@@ -2,14 +2,15 @@
 
     python utils/fingerprint.py --after FINGERPRINT --reads FOLDER ... -- local/train.py --config a.yaml ...
 
-It covers the command's words, the contents of the YAML files among them, the fingerprint of the command
-before and a listing of the folders that the user's own data lie in. What changes only the speed is left out:
-the launcher before the script, --nj and --device.
+It covers the command's words, the contents of the YAML files among them and of those that these are `like:`, the
+fingerprint of the command before and a listing of the folders that the user's own data lie in. What changes only the
+speed is left out: the launcher before the script, --nj and --device.
 """
 
 import argparse
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,13 +62,22 @@ def upper_folders(folder: str, level: int = 1) -> list[str]:
     return found
 
 
+def texts(config: Path, most: int = 10) -> list[bytes]:
+    """The content of a YAML file, and of those that it is `like:`; none where there is no file."""
+    if not config.is_file() or not most:
+        return []
+    text = config.read_bytes()
+    base = re.search(rb"^like: *([^\s#]+)", text, re.MULTILINE)
+    return [text, *(texts(config.parent / os.fsdecode(base[1]), most - 1) if base else [])]
+
+
 def fingerprint(words: list[str], after: str, reads: list[str]) -> str:
     digest = hashlib.sha256()
     for piece in [after, *without_speed(words), *(line for folder in reads for line in listing(folder))]:
         digest.update(piece.encode(errors="surrogateescape") + b"\0")
     for word in words:
-        if word.endswith((".yaml", ".yml")) and Path(word).is_file():
-            digest.update(Path(word).read_bytes() + b"\0")
+        for text in texts(Path(word)) if word.endswith((".yaml", ".yml")) else []:
+            digest.update(text + b"\0")
     return digest.hexdigest()[:16]
 
 

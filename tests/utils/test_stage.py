@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.fingerprint import listing, without_speed
+from utils.fingerprint import fingerprint, listing, without_speed
 
 UTILS = Path(__file__).parents[2] / "utils"
 
@@ -183,3 +183,15 @@ def test_huge_folder_is_known_by_its_upper_folders(tmp_path: Path, monkeypatch: 
     assert len(before) == 1 + 1 + 4 + 12
     (tmp_path / "dev" / "id9").mkdir()
     assert listing(str(tmp_path)) != before
+
+
+def test_fingerprint_changes_with_the_configs_that_a_config_is_like(tmp_path):
+    base, top = tmp_path / "base.yaml", tmp_path / "top.yaml"
+    base.write_text("steps: 1")
+    top.write_text("# a comment\nlike: base.yaml   # and another\n")
+    before = fingerprint(["x.py", "--config", str(top)], "", [])
+    assert fingerprint(["x.py", "--config", str(top)], "", []) == before
+    base.write_text("steps: 2")
+    assert fingerprint(["x.py", "--config", str(top)], "", []) != before
+    base.write_text("like: top.yaml")      # an error of its own, told by the script; here it only has to end
+    fingerprint(["x.py", "--config", str(top)], "", [])
