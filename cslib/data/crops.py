@@ -74,8 +74,8 @@ class LabelledCrops(Dataset):
     def _next_row(self, index: int) -> int:
         number, position = divmod(index, len(self.rows))
         if self._pass is None or self._pass[0] != number:
-            # A seed of three numbers cannot meet that of an item, which has two.
-            self._pass = number, np.random.default_rng([self.seed, number, 0]).permutation(self.rows)
+            # Items have seeds of two numbers; a third one, other than 0, keeps passes apart from them.
+            self._pass = number, np.random.default_rng([self.seed, number, 1]).permutation(self.rows)
         return int(self._pass[1][position])
 
     def _balanced_row(self, rng: np.random.Generator) -> int:

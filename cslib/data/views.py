@@ -27,6 +27,7 @@ class ViewConfig:
     short_crops: int = 4  # of each utterance, seen by the student alone
     short_seconds: float = 2.0
     reduce_overlap_p: float = 0.0  # probability that the long crops are the outermost of five, not independent
+    clean_teacher: bool = False  # the teacher hears the long crops as recorded, the student degraded (SDPN)
     positives: str = "utterance"  # what crops are of: utterance, or cluster (two utterances of one label)
 
     def __post_init__(self) -> None:
@@ -96,8 +97,8 @@ class Views(Dataset):
         """
         number, position = divmod(index, len(self.utterances))
         if self._pass is None or self._pass[0] != number:
-            # A seed of three numbers cannot meet that of an item, which has two.
-            self._pass = number, np.random.default_rng([self.seed, number, 0]).permutation(len(self.utterances))
+            # Items have seeds of two numbers; a third one, other than 0, keeps passes apart from them.
+            self._pass = number, np.random.default_rng([self.seed, number, 1]).permutation(len(self.utterances))
         return int(self._pass[1][position])
 
     def _with_partner(self, row: int, rng: np.random.Generator) -> list[int]:

@@ -6,7 +6,9 @@ short ones, each degraded by itself. Both tell how much a crop resembles each of
 learns to say of every crop what the teacher says of another one: what all crops of an utterance share is its speaker
 (and its channel, which the degradations blur). Nothing is pushed apart. That not all crops get the same answer is due
 to two habits of the teacher alone: its answers are sharp, which keeps them from being uniform, and centred, which
-keeps one prototype from winning every time.
+keeps one prototype from winning every time. `targets: sinkhorn` balances instead: all prototypes are used evenly over
+each batch, as in SDPN (Chen et al. 2025, arXiv 2308.02774). No prototype can win every time then; what keeps the
+answers from being uniform is again that they are sharp.
 
 Shapes: B utterances in a batch, M long crops of each and N crops in all, embeddings of E numbers, D in the bottleneck
 of the head, K prototypes.
@@ -30,6 +32,7 @@ from cslib.data.views import ViewConfig, Views
 from cslib.objectives import Losses, Objective, Task, gather
 
 WINDOW = 4  # teacher crops per prototype over which prototypes are counted as live; even use would reach 98 % of them
+ROUNDS = 3  # of Sinkhorn-Knopp, as in SwAV (Caron et al. 2020) and SDPN
 SETTLED = 0.2  # share of the training after which a loss of ln K is no longer the usual start
 
 
@@ -42,11 +45,13 @@ class Config:
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.04)  # first, later; lower is sharper: try 0.02 on collapse
     temperature_warmup: float = 0.0  # share of the training over which the first becomes the later one
-    centre_momentum: float = 0.9  # of the mean of the teacher's logits; nearer to 1 for small batches
+    targets: str = "centred"  # centred: logits less their running mean | sinkhorn: balanced over the global batch
+    centre_momentum: float = 0.9  # of that mean of the teacher's logits; nearer to 1 for small batches
     teacher_momentum: tuple[float, float] = (0.996, 1.0)  # of its moving average, first to last; 0.99 on tiny sets
     freeze_last: float = 0.0143  # share of the training in which the student's prototypes stay as they are
     spread_weight: float = 0.0  # of variance and covariance of the student's embeddings; RDINO has 0.2
     koleo_weight: float = 0.0  # of keeping neighbours in the batch apart; SDPN has 0.1
+    evenness_weight: float = 0.0  # of the student's using all prototypes evenly; SDPN has 1; a few thousand at most
     views: ViewConfig = field(default_factory=ViewConfig)
 
 
@@ -76,19 +81,24 @@ class Dino(Objective):
         return [self.encoder, self.teacher_encoder]
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
+        return self._distil(batch)[0]
+
+    def _distil(self, batch: dict[str, Tensor]) -> tuple[Losses, Tensor, Tensor]:
+        """The losses; the long crops [B, M, T] as the student heard them and the targets [B, M, K] made of them."""
         if self.step == 0:
             # A training that starts from another one's encoder finds it in the embedding network, the teacher.
             self.encoder.load_state_dict(self.teacher_encoder.state_dict())
         crops = [heard(batch, kind) for kind in ("long", "short") if kind in batch]
-        targets, entropy, health = self._teach(crops[0])
+        clean = self.config.views.clean_teacher
+        targets, entropy, health = self._teach(to_float(batch["long"]) if clean else crops[0])
         # Crops of each length go through the encoder by themselves: that is also what its batch norms see.
         embeddings = torch.cat([_each(self.encoder, audio) for audio in crops], dim=1)  # [B, N, E]
         points, prototypes = self.head(embeddings), self.head.prototypes(frozen=self._frozen())
         distillation = cross_entropy(points, prototypes, targets, self.config.student_temperature)
-        total, parts = self._regularised(distillation, embeddings[:, : targets.shape[1]])
+        total, parts = self._regularised(distillation, embeddings[:, : targets.shape[1]], points, prototypes)
         # Each target stands in equally many pairs, so its mean entropy is that of the pairs.
         health |= {"teacher_entropy": entropy, "kl": distillation.detach() - entropy}
-        return Losses(total, parts, health)
+        return Losses(total, parts, health), crops[0], targets
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -113,7 +123,8 @@ class Dino(Objective):
     def warning(self, means: dict[str, float]) -> str | None:
         """The two ways to collapse: one prototype for all crops, and all prototypes alike for every crop."""
         most, entropy, loss = math.log(self.config.prototypes), means["teacher_entropy"], means["distillation"]
-        if entropy < 0.01 * most:
+        # With even use a single prototype is each crop's own: nothing has collapsed.
+        if entropy < 0.01 * most and self.config.targets == "centred":
             return (f"the teacher's entropy is {entropy:.3f} nats, a single prototype for each crop: raise "
                     "objective.teacher_temperature, or lower training.learning_rate or objective.centre_momentum")
         if entropy > 0.95 * most or (loss > 0.99 * most and self.step > SETTLED * self.steps):
@@ -135,7 +146,7 @@ class Dino(Objective):
         """Long crops [B, M, T] -> the teacher's distributions [B, M, K], their mean entropy, its signs of health."""
         embeddings = _each(self.teacher_encoder, audio)
         logits = cosines(self.teacher_head(embeddings), self.teacher_head.prototypes())
-        centred = (logits - self.centre) / self.teacher_temperature()
+        centred = (logits - self._middle(logits)) / self.teacher_temperature()
         targets = centred.softmax(-1)
         self._last = logits.flatten(0, 1).mean(0, keepdim=True), targets.argmax(-1).flatten()
         entropy = (centred.logsumexp(-1) - (targets * centred).sum(-1)).mean()
@@ -144,7 +155,15 @@ class Dino(Objective):
                    "centre_norm": self.centre.norm(), "teacher_momentum": torch.tensor(self.momentum())}
         return targets, entropy, health
 
-    def _regularised(self, distillation: Tensor, embeddings: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _middle(self, logits: Tensor) -> Tensor:
+        """What is taken from the teacher's logits [B, M, K] lest prototypes win too often, [K]."""
+        if self.config.targets == "centred":
+            return self.centre
+        temperature = self.teacher_temperature()
+        return temperature * balance(gather(logits.flatten(0, 1)) / temperature)
+
+    def _regularised(self, distillation: Tensor, embeddings: Tensor, points: Tensor,
+                     prototypes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss with what is to be added to it, and its parts; embeddings [B, M, E] of the student's long crops."""
         total, parts = distillation, {"distillation": distillation.detach()}
         for name, weight, term in (("spread", self.config.spread_weight, dependence),
@@ -152,6 +171,9 @@ class Dino(Objective):
             if weight:
                 value = torch.stack([term(crops.float()) for crops in embeddings.unbind(1)]).mean()
                 total, parts[name] = total + weight * value, value.detach()
+        if self.config.evenness_weight:
+            value = unevenness(points.flatten(0, 1), prototypes, self.config.student_temperature)
+            total, parts["unevenness"] = total + self.config.evenness_weight * value, value.detach()
         return total, parts
 
 
@@ -251,6 +273,32 @@ class LogPartition(torch.autograd.Function):
 
 
 @torch.no_grad()
+def balance(logits: Tensor, rounds: int = ROUNDS) -> Tensor:
+    """What to take from logits [n, K] so that the softmax of every row gives all prototypes the same in total, [K].
+
+    Sinkhorn and Knopp's rounds on the matrix of the rows' distributions: each prototype's column is scaled to n / K,
+    then each row to 1. The scale of a column is all that a row has to know of the others. Of fewer rows than prototypes
+    each has to take K / n of them: once the columns are even, the mean entropy is ln(K / n) or more.
+    """
+    logits = logits.float()
+    offsets = torch.zeros_like(logits[0])
+    for _ in range(rounds):
+        offsets = offsets + (logits - offsets).log_softmax(1).logsumexp(0)
+    return offsets
+
+
+def unevenness(points: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+    """ln K - the entropy of the mean distribution over all crops [n, D] of all processes; 0 = evenly used.
+
+    The mean-entropy maximisation (me-max) of Assran et al. 2022 (Masked Siamese Networks), which SDPN has too.
+    """
+    mine = (cosines(points, prototypes) / temperature).softmax(-1).mean(0)
+    # The value is that of all processes; the gradient of each is of its own share, as averaging them wants it.
+    mean = mine + (gather(mine[None]).mean(0) - mine.detach())
+    return math.log(len(mean)) - torch.special.entr(mean).sum()
+
+
+@torch.no_grad()
 def embedding_health(embeddings: Tensor) -> dict[str, Tensor]:
     """Signs of what the teacher's embeddings [B, M, E] of the long crops are worth, from this process's batch.
 
@@ -301,12 +349,14 @@ def _check(config: Config, task: Task) -> None:
     shares = [*config.teacher_momentum, config.centre_momentum, config.temperature_warmup, config.freeze_last]
     demands = [
         (config.head_norm in ("none", "batch"), "head_norm is none or batch"),
+        (config.targets in ("centred", "sinkhorn"), "targets is centred or sinkhorn"),
         (config.prototypes >= 2 and config.hidden >= 1 and config.bottleneck >= 1,
          "prototypes are 2 or more, and hidden and bottleneck 1 or more"),
         (min(config.student_temperature, *config.teacher_temperature) > 0, "temperatures are more than 0"),
         (all(0 <= share <= 1 for share in shares),
          "teacher_momentum, centre_momentum, temperature_warmup and freeze_last are from 0 to 1"),
-        (min(config.spread_weight, config.koleo_weight) >= 0, "spread_weight and koleo_weight are 0 or more")]
+        (min(config.spread_weight, config.koleo_weight, config.evenness_weight) >= 0,
+         "spread_weight, evenness_weight and koleo_weight are 0 or more")]
     for met, demand in demands:
         if not met:
             raise UserError(f"objective.{demand}; change the config")
