@@ -138,7 +138,7 @@ extract() {
 
 keep_markers_in "$exp"
 if stage 3 "train $method"; then
-  train "$exp" "$config"   # mini, two cores: 8 minutes, 1,500 steps
+  train "$exp" "$config"   # mini, two cores: 9 minutes, 1,500 steps
 fi
 
 if stage 4 "extract embeddings"; then
