@@ -139,7 +139,7 @@ def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80,
 
 def loader(recipe: Path, data: Path, noise: Path | None = None, batches: int = 20, workers: int = 1,
            options: tuple[str, ...] = ()) -> None:
-    """How many items and crops the loader processes of a training deliver, with nothing to compute beside them.
+    """How many items the loader processes of a training deliver, with nothing to compute beside them.
 
     Args:
         recipe: config of what would be trained

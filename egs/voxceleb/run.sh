@@ -161,7 +161,7 @@ if [ "$method" != floor ]; then
   last=$exp
 fi
 if stage 3 "train $method" && [ "$method" != floor ]; then
-  train "$exp" "$config"   # mini, two cores: 8 minutes, 1,500 steps of csc
+  train "$exp" "$config"   # mini, two cores: 9 minutes, 1,500 steps of csc
 fi
 
 if stage 4 "extract embeddings"; then
