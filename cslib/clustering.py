@@ -118,7 +118,7 @@ def normalise(embeddings: np.ndarray) -> np.ndarray:
         raise UserError(
             "an embedding is all zeros; the network that made it has collapsed, take another checkpoint"
         )
-    return (embeddings / lengths).astype(np.float32)
+    return (embeddings / lengths).astype(np.float32, copy=False)  # a gigabyte for VoxCeleb2
 
 
 def grow(vectors: np.ndarray, config: ClusterConfig) -> Tree:

@@ -82,6 +82,8 @@ def parse(options: type[Options], argv: list[str] | None = None, description: st
     """
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     argv = _flags_spelt_out(options, with_bases(argv))
+    if any(word.partition("=")[0] == "--like" for word in argv):
+        raise UserError("there is no such option: --like; it is a line of a config file")
     parser = _parser(options, description)
     try:
         return _build(options, parser.parse_args(argv), parser)

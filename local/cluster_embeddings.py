@@ -4,7 +4,7 @@
         --out exp/mini_csc/round1/pseudo_labels.tsv
 
 Writes `utterance<TAB>label` (-1 = rejected) and, beside it, clusters.json: what was weighed and what was
-chosen.
+chosen. Given the labels of the round before, it also says whether they have settled: a file `settled`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cslib.clustering import ClusterConfig, Clustering, cluster, compare, summar
 from cslib.config import run
 from cslib.data.labels import read_table, write_labels
 from cslib.embeddings import read_embeddings
-from cslib.files import write_json
+from cslib.files import write_json, write_lines
 
 
 @dataclass(kw_only=True)
@@ -24,6 +24,7 @@ class Options(ClusterConfig):
     embeddings: Path  # what extract_embeddings.py wrote for the training set, <out>.scp
     out: Path  # pseudo-labels to write
     previous: Path | None = None  # pseudo-labels of the round before: how alike they are tells when to stop
+    settled_nmi: float = 0.98  # with labels so alike (1 = the same), a file `settled` is made beside the new ones
 
 
 def main(options: Options) -> None:
@@ -39,12 +40,21 @@ def main(options: Options) -> None:
     if options.previous:
         report["agreement_with_previous"] = agreement = agreement_with(options.previous, ids, result)
         print(f"like the labels of the round before: NMI {agreement['nmi']:.3f}, ARI {agreement['ari']:.3f}")
+        mark_settled(options.out.with_name("settled"), agreement["nmi"], options.settled_nmi)
     write_json(options.out.with_name("clusters.json"), report)
     write_labels(options.out, ids, result.labels)
     print(
         f"{options.out}: {len(ids) - result.rejected:,} of {len(ids):,} utterances in {result.clusters:,} "
         f"clusters, {result.rejected:,} rejected"
     )
+
+
+def mark_settled(file: Path, nmi: float, enough: float) -> None:
+    """The rule that ends the rounds: no label is needed to see that the clusters no longer change."""
+    file.unlink(missing_ok=True)
+    if nmi >= enough:
+        write_lines(file, [f"NMI {nmi:.4f} with the round before, {enough:.4f} is enough"])
+        print("the labels have settled: more rounds would change little")
 
 
 def show(result: Clustering) -> None:

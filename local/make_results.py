@@ -20,7 +20,7 @@ from cslib.files import read_json, write_json
 from cslib.scoring.plots import Panel, plot_det, plot_histograms
 from cslib.scoring.score_files import read_scores
 
-SCORINGS = ("cosine", "mean", "asnorm")
+SCORINGS = ("cosine", "mean", "asnorm", "plda")
 
 
 @dataclass

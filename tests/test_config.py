@@ -78,6 +78,8 @@ def test_config_that_is_like_itself_or_like_no_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("words, told", [
     (["--bogus", "1"], "there is no such option: --bogus 1"),
+    (["--like", "a.yaml"], "there is no such option: --like; it is a line of a config file"),
+    (["--like=a.yaml"], "there is no such option: --like; it is a line of a config file"),
     (["--coun", "1"], "there is no such option: --coun 1"),
     (["--inner.bogus", "1"], "there is no such option: --inner.bogus 1"),
     (["stray"], "there is no such option: stray"),

@@ -2,6 +2,8 @@
 
     python utils/bench.py score                                     # VoxCeleb1-E and a cohort of 20,000
     python utils/bench.py score --cohort 2000 --utterances 20000    # AS-norm of a part, where time is short
+    python utils/bench.py cluster                                   # VoxCeleb2 to 50,000 centroids; hours on few cores
+    python utils/bench.py cluster --utterances 20000 --size 64 --clusters 200 --centroids 2000 --iterations 5
     python utils/bench.py step egs/voxceleb/conf/csc.yaml data/mini/train --noise data/mini/noise
     python utils/bench.py loader egs/voxceleb/conf/csc.yaml data/mini/train --noise data/mini/noise
 
@@ -31,6 +33,7 @@ from torch.utils.data import DataLoader, Subset
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from cslib import clustering  # noqa: E402
 from cslib.config import parse  # noqa: E402
 from cslib.data.trials import Trials, read_trials, write_trials  # noqa: E402
 from cslib.scoring.bootstrap import REPLICATES, eer_interval  # noqa: E402
@@ -82,6 +85,33 @@ def score(trials: int = 579_818, utterances: int = 145_160, cohort: int = 20_000
     print(f"EER {rates[0]:.2f} % [{interval[0]:.2f}, {interval[1]:.2f}], minDCF {rates[1]:.3f} (synthetic)")
 
 
+def cluster(utterances: int = 1_092_009, size: int = 256, clusters: int = 7000, centroids: int = 50_000,
+            iterations: int = 20, seed: int = 0) -> None:
+    """Pseudo-labels: k-means, agglomeration, one cut of the tree. All of it is to stay below 16 GB of memory.
+
+    Args:
+        utterances: number of utterances (default: VoxCeleb2 dev)
+        size: embedding size
+        clusters: how many true ones there are, of unequal sizes, and how many the tree is cut into
+        centroids: of the k-means
+        iterations: of the k-means; time grows in proportion
+        seed: of the synthetic embeddings and the k-means
+    """
+    embeddings, speaker = _synthetic_clusters(np.random.default_rng(seed), utterances, size, clusters)
+    config = clustering.ClusterConfig(clusters=clusters, centroids=centroids, iterations=iterations, seed=seed)
+    with measured(f"{utterances:,} x {size} embeddings to length 1"):
+        vectors = clustering.normalise(embeddings)
+    with measured(f"k-means to {centroids:,} centroids, {iterations} iterations"):
+        cells = clustering.spherical_kmeans(vectors, centroids, iterations, seed)
+    with measured(f"agglomeration of {cells.max() + 1:,} cells"):
+        sums, counts = clustering.group_sums(vectors, cells)
+        tree = clustering.Tree(cells, len(counts), *clustering.average_linkage(sums, counts))
+    with measured(f"cut into {clusters:,} clusters, {config.reassign} rounds of reassignment"):
+        labels = clustering.partition(vectors, tree, clusters, config)
+    print(f"NMI {clustering.compare(labels, speaker)['nmi']:.3f} with the true clusters (synthetic); "
+          f"memory of the whole process at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
 def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80,
          options: tuple[str, ...] = ()) -> None:
     """A training's pace, by a short run of local/train.py; the first half of it warms up and is not counted.
@@ -109,7 +139,7 @@ def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80,
 
 def loader(recipe: Path, data: Path, noise: Path | None = None, batches: int = 20, workers: int = 1,
            options: tuple[str, ...] = ()) -> None:
-    """How many items and crops the loader processes of a training deliver, with nothing to compute beside them.
+    """How many items the loader processes of a training deliver, with nothing to compute beside them.
 
     Args:
         recipe: config of what would be trained
@@ -178,6 +208,19 @@ def _synthetic_trials(rng: np.random.Generator, count: int, utterances: int, spe
     return Trials(ids, enrol, test, speaker[enrol] == speaker[test])
 
 
+def _synthetic_clusters(rng: np.random.Generator, utterances: int, size: int, clusters: int,
+                        block: int = 1 << 16) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings float32 [n, E] around the voices of unequally talkative speakers, and who speaks [n]."""
+    shares = rng.lognormal(sigma=0.5, size=clusters)
+    speaker = rng.choice(clusters, size=utterances, p=shares / shares.sum())
+    voices = rng.standard_normal((clusters, size), dtype=np.float32)
+    embeddings = np.empty((utterances, size), np.float32)
+    for start in range(0, utterances, block):  # in one go there would be two copies more
+        of_block = voices[speaker[start:start + block]]
+        embeddings[start:start + block] = of_block + 1.5 * rng.standard_normal(of_block.shape, dtype=np.float32)
+    return embeddings, speaker
+
+
 def _resident_mib() -> float:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -188,4 +231,4 @@ def _resident_mib() -> float:
 
 if __name__ == "__main__":
     print_setting()
-    auto_cli({"score": score, "step": step, "loader": loader})
+    auto_cli({"score": score, "cluster": cluster, "step": step, "loader": loader})

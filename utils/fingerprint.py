@@ -67,7 +67,7 @@ def texts(config: Path, most: int = 10) -> list[bytes]:
     if not config.is_file() or not most:
         return []
     text = config.read_bytes()
-    base = re.search(rb"^like: *([^\s#]+)", text, re.MULTILINE)
+    base = re.search(rb"^like: *[\"']?([^\s#\"']+)", text, re.MULTILINE)
     return [text, *(texts(config.parent / os.fsdecode(base[1]), most - 1) if base else [])]
 
 

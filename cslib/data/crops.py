@@ -29,7 +29,8 @@ class LabelledCrops(Dataset):
             background
 
     An item holds: speech int16 [T]; interferer int16 [T], silent when alone, and sir (dB); channel [K]; noise
-    int16 [T], snr and room [R] (see cslib/data/augment.py); label int64; ids, the utterance's name.
+    int16 [T], snr and room [R] (see cslib/data/augment.py); label int64; row int64, the utterance's place in the
+    set, and ids, its name.
     Raises UserError when no utterance has a label.
     """
 
@@ -66,14 +67,15 @@ class LabelledCrops(Dataset):
             "snr": snr,
             "room": room,
             "label": self.labels[row],
+            "row": np.int64(row),
             "ids": self.utterances.id(row),
         }
 
     def _next_row(self, index: int) -> int:
         number, position = divmod(index, len(self.rows))
         if self._pass is None or self._pass[0] != number:
-            # A seed of three numbers cannot meet that of an item, which has two.
-            self._pass = number, np.random.default_rng([self.seed, number, 0]).permutation(self.rows)
+            # Items have seeds of two numbers; a third one, other than 0, keeps passes apart from them.
+            self._pass = number, np.random.default_rng([self.seed, number, 1]).permutation(self.rows)
         return int(self._pass[1][position])
 
     def _balanced_row(self, rng: np.random.Generator) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cslib.config import UserError
+
 VARIANCE_FLOOR = 1e-5  # keeps the gradient of the square root finite where a channel is constant
 
 
@@ -17,9 +19,7 @@ class StatisticsPooling(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """mask bool [B, T], True inside the utterance; all inside when None."""
-        inside = torch.ones_like(frames[:, 0], dtype=torch.bool) if mask is None else mask
-        weights = inside.float() / inside.sum(-1, keepdim=True)
-        return weighted_statistics(frames, weights[:, None])
+        return weighted_statistics(frames, equal_weights(frames, mask))
 
 
 class AttentiveStatisticsPooling(nn.Module):
@@ -39,10 +39,35 @@ class AttentiveStatisticsPooling(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """frames [B, D, T], mask bool [B, T] -> [B, 2 D]."""
-        scores = self.score(frames).float()
+        scores = self.scores(frames, mask).float()
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -torch.inf)
         return weighted_statistics(frames, scores.softmax(dim=-1))
+
+    def scores(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """How much each channel wants each frame: [B, D, T] -> [B, D, T]."""
+        return self.score(frames)
+
+
+class ContextPooling(AttentiveStatisticsPooling):
+    """The same, where a frame is scored with the mean and standard deviation of the utterance joined to it
+    (Desplanques et al. 2020, section 3.1): a frame may count for what sets it apart from the others.
+    """
+
+    def __init__(self, channels: int, bottleneck: int = 128) -> None:
+        super().__init__(channels, bottleneck)
+        # The first layer's weights of what is joined: it is the same at every frame, so once is enough.
+        self.context = nn.Linear(2 * channels, bottleneck, bias=False)
+
+    def scores(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        context = self.context(weighted_statistics(frames, equal_weights(frames, mask)))
+        return self.score[1:](self.score[0](frames) + context[..., None])
+
+
+def equal_weights(frames: Tensor, mask: Tensor | None) -> Tensor:
+    """float32 [B, 1, T]: one over the number of frames where mask bool [B, T] is True, 0 elsewhere."""
+    inside = torch.ones_like(frames[:, 0], dtype=torch.bool) if mask is None else mask
+    return (inside.float() / inside.sum(-1, keepdim=True))[:, None]
 
 
 def weighted_statistics(frames: Tensor, weights: Tensor) -> Tensor:
@@ -54,4 +79,13 @@ def weighted_statistics(frames: Tensor, weights: Tensor) -> Tensor:
         return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], dim=1)
 
 
-POOLINGS = {"statistics": StatisticsPooling, "attentive": AttentiveStatisticsPooling}
+ATTENTIVE = {"attentive": AttentiveStatisticsPooling, "context": ContextPooling}
+
+
+def make_pooling(kind: str, channels: int, bottleneck: int = 128) -> nn.Module:
+    """The pooling that `network.pooling` names. Raises UserError when there is none of that name."""
+    if kind == "statistics":
+        return StatisticsPooling(channels)
+    if kind not in ATTENTIVE:
+        raise UserError(f"network.pooling: {kind} is not one of {', '.join(['statistics', *ATTENTIVE])}")
+    return ATTENTIVE[kind](channels, bottleneck)

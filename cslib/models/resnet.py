@@ -7,6 +7,7 @@ Shapes: B crops, T samples, F mel bands, N frames, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -16,19 +17,19 @@ from torch import Tensor, nn
 
 from cslib.config import UserError
 from cslib.data.features import LogMel, SlidingMeanNorm
-from cslib.models.pooling import POOLINGS
+from cslib.models.pooling import make_pooling
 
 
 @dataclass
 class Config:
     num_mels: int = 80  # log-mel bands, 20 to 7600 Hz
     mean_window: int = 301  # frames of the sliding mean that is subtracted; a shorter crop loses its own mean
-    channels: list[int] = field(
-        default_factory=lambda: [16, 32, 64, 128]
-    )  # of each stage; 64, ... is the full ResNet34
+    # of each stage; 64, ... is the full ResNet34
+    channels: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
     blocks: list[int] = field(default_factory=lambda: [3, 4, 6, 3])  # of two convolutions, in each stage
     stem_stride: int = 1  # 2 halves bands and frames before the first stage: a quarter of the work
-    pooling: str = "statistics"  # statistics: mean and standard deviation; attentive: with learnt weights
+    # statistics: mean and standard deviation; attentive: with learnt weights; context: learnt by the whole as well
+    pooling: str = "statistics"
     embedding_size: int = 256
 
 
@@ -39,23 +40,22 @@ def build(config: Config) -> ResNet:
 class ResNet(nn.Module):
     """Audio [B, T] in [-1, 1] -> embeddings [B, E], not normalised.
 
+    block(inputs, channels, stride)  makes one residual block; it has `stride`, `outputs` and BasicBlock's forward
     Raises UserError when the configuration names no pooling, or not one channel and block count per stage.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, block: Callable[[int, int, int], nn.Module] | None = None) -> None:
         super().__init__()
-        if config.pooling not in POOLINGS:
-            raise UserError(f"network.pooling: {config.pooling} is not one of {', '.join(POOLINGS)}")
         if not config.channels or len(config.channels) != len(config.blocks):
             raise UserError("network.channels and network.blocks: give one number for each stage in both")
         self.embedding_size = config.embedding_size
         self.log_mel, self.mean_norm = LogMel(config.num_mels), SlidingMeanNorm(config.mean_window)
         self.stem = ConvNorm(1, config.channels[0], 3, config.stem_stride)
-        self.blocks = nn.ModuleList(_blocks(config.channels, config.blocks))
+        self.blocks = nn.ModuleList(_blocks(config.channels, config.blocks, block or BasicBlock))
         bands = config.num_mels
         for stride in (config.stem_stride, *(block.stride for block in self.blocks)):
             bands = shrunk(bands, stride)
-        self.pool = POOLINGS[config.pooling](config.channels[-1] * bands)
+        self.pool = make_pooling(config.pooling, self.blocks[-1].outputs * bands)
         self.project = nn.Sequential(
             nn.Linear(self.pool.output_size, config.embedding_size, bias=False),
             nn.BatchNorm1d(config.embedding_size),
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
         frames = None if lengths is None else self.log_mel.frames(lengths)
         features = self.mean_norm(self.log_mel(audio, lengths), frames)
         features = features.transpose(1, 2)[:, None]  # [B, 1, F, N]
-        x = F.relu(_masked(self.stem(features), frames, stride := self.stem.stride))
+        x = F.relu(masked(self.stem(features), frames, stride := self.stem.stride))
         for block in self.blocks:
             stride *= block.stride
             x = block(x, frames, stride)
@@ -93,6 +93,10 @@ class ResNet(nn.Module):
                 outputs.append(x)
         return outputs
 
+    def embedding_layers(self) -> list[nn.Module]:
+        """What makes the embedding of pooled statistics: fine-tuning may train it before all else."""
+        return [self.project]
+
 
 class ConvNorm(nn.Sequential):
     """Convolution without bias, batch normalisation; padded so that only the stride changes the size."""
@@ -109,23 +113,25 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.outputs = stride, outputs
         self.first, self.second = ConvNorm(inputs, outputs, 3, stride), ConvNorm(outputs, outputs, 3, 1)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else ConvNorm(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor, frames: Tensor | None, stride: int) -> Tensor:
         """frames [B] in the features, or None; stride of the block's output against the features."""
-        y = _masked(F.relu(self.first(x)), frames, stride)
-        return _masked(F.relu(self.second(y) + self.shortcut(x)), frames, stride)
+        y = masked(F.relu(self.first(x)), frames, stride)
+        return masked(F.relu(self.second(y) + self.shortcut(x)), frames, stride)
 
 
-def _blocks(channels: list[int], counts: list[int]) -> list[BasicBlock]:
+def _blocks(
+    channels: list[int], counts: list[int], block: Callable[[int, int, int], nn.Module]
+) -> list[nn.Module]:
     blocks, inputs = [], channels[0]
-    for stage, (outputs, count) in enumerate(zip(channels, counts, strict=True)):
+    for stage, (width, count) in enumerate(zip(channels, counts, strict=True)):
         for index in range(count):
-            blocks.append(BasicBlock(inputs, outputs, stride=2 if stage and not index else 1))
-            inputs = outputs
+            blocks.append(block(inputs, width, 2 if stage and not index else 1))
+            inputs = blocks[-1].outputs
     return blocks
 
 
@@ -141,7 +147,7 @@ def frame_mask(x: Tensor, frames: Tensor | None, stride: int) -> Tensor | None:
     return torch.arange(x.shape[-1], device=x.device) < shrunk(frames, stride)[:, None]
 
 
-def _masked(x: Tensor, frames: Tensor | None, stride: int) -> Tensor:
-    """Zeros past the end, as a convolution's own padding has them, so that nothing leaks back in."""
+def masked(x: Tensor, frames: Tensor | None, stride: int) -> Tensor:
+    """x [B, ..., N] with zeros past the end, as a convolution's own padding has them: nothing leaks back in."""
     mask = frame_mask(x, frames, stride)
-    return x if mask is None else x * mask[:, None, None]
+    return x if mask is None else x * mask.view(len(x), *[1] * (x.dim() - 2), -1)

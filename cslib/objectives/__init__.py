@@ -70,6 +70,17 @@ class Objective(nn.Module):
         """The part that is kept: `embed(audio [B, T], lengths [B]) -> [B, E]`."""
         raise NotImplementedError
 
+    def networks(self) -> list[nn.Module]:
+        """Those in which the time goes, to be compiled."""
+        return [self.embedding_network()]
+
+    def warning(self, means: dict[str, float]) -> str | None:
+        """What is wrong and what to try, when the means since the last log line say that the training goes astray.
+
+        means  "loss" and every part and sign of health, by name
+        """
+        return None
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Weight decay acts on matrices, not on biases, norms and scalars."""
         trained = [p for p in self.parameters() if p.requires_grad]

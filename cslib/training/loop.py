@@ -6,9 +6,10 @@ import json
 import math
 import resource
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,15 @@ from cslib.training.distributed import (
 class TrainingConfig:
     steps: int = 100_000            # optimiser steps; the schedules span them
     batch_size: int = 64            # items per step over all processes
-    optimiser: str = "adam"         # adam | adamw | sgd
+    optimiser: str = "adam"         # adam | adam_amsgrad | adamw | sgd
     learning_rate: float = 1e-3     # peak
     final_rate: float = 0.01        # share of the peak that is left at the end of the cosine; 1 = constant
     warmup_steps: int = 0           # linear rise to the peak
     weight_decay: float = 1e-6      # on matrices only
-    beta2: float = 0.999            # second moment of adam and adamw; momentum is 0.9 for all three
+    beta2: float = 0.999            # second moment of all but sgd; momentum is 0.9 for all
     clip_norm: float = 5.0          # global gradient norm; 0 = no clipping
     precision: str = "fp32"         # fp32 | bf16: what the networks compute in; losses stay in fp32
-    compile: bool = False           # torch.compile the embedding network: pays on long GPU runs
+    compile: bool = False           # torch.compile the networks: pays on long GPU runs
     ema: float = 0.0                # decay per step of averaged weights to embed with; 0 = none
     average_last: int = 1           # embed with the mean of this many last checkpoints; 1 = the last weights
     checkpoint_every: int = 1000    # steps
@@ -53,7 +54,8 @@ class TrainingConfig:
     workers: int = 2                # loader processes per training process; 0 = read in the training process
 
     def __post_init__(self) -> None:
-        for name, allowed in (("optimiser", ("adam", "adamw", "sgd")), ("precision", ("fp32", "bf16"))):
+        optimisers = ("adam", "adam_amsgrad", "adamw", "sgd")
+        for name, allowed in (("optimiser", optimisers), ("precision", ("fp32", "bf16"))):
             _require(getattr(self, name) in allowed, name, getattr(self, name), " or ".join(allowed))
         for name in ("steps", "batch_size", "average_last", "checkpoint_every", "log_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
@@ -85,7 +87,8 @@ class Trainer:
         synchronise_batch_norms(objective, processes)
         _require_two_for_batch_norm(objective, config.batch_size // processes.count)
         if config.compile:
-            objective.embedding_network().compile()
+            for network in objective.networks():
+                network.compile()
         self.module: nn.Module = objective
         if processes.count > 1:
             self.module = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False,
@@ -115,7 +118,7 @@ class Trainer:
 
     def _train(self) -> None:
         batches = self._batches()
-        with _Log(self.folder, self.config, self.processes, self.step) as log:
+        with _Log(self.folder, self.config, self.processes, self.step, self.objective.warning) as log:
             while self.step < self.config.steps:
                 batch = log.timed_next(batches)
                 losses, norm = self._train_step(batch)
@@ -260,10 +263,15 @@ class Trainer:
 
 
 class _Log:
-    """Means since the last line: to log.jsonl, TensorBoard and the progress bar, by the first process."""
+    """Means since the last line: to log.jsonl, TensorBoard and the progress bar, by the first process.
 
-    def __init__(self, folder: Path, config: TrainingConfig, processes: Processes, start: int) -> None:
+    warning  of the objective, from those means; one that stays is shown once
+    """
+
+    def __init__(self, folder: Path, config: TrainingConfig, processes: Processes, start: int,
+                 warning: Callable[[dict[str, float]], str | None]) -> None:
         self.folder, self.config, self.processes, self.start = folder, config, processes, start
+        self.warning, self._warned = warning, False
         self._forget()
 
     def __enter__(self) -> _Log:
@@ -310,6 +318,7 @@ class _Log:
             return
         seconds = time.perf_counter() - self.began
         line = dict(zip(self.sums, means.tolist(), strict=True))
+        self._warn(step, self.warning(line))
         line |= {"learning_rate": rate, "data_seconds": self.data_seconds / self.count,
                  "compute_seconds": (seconds - self.data_seconds) / self.count,
                  "items_per_second": self.count * self.config.batch_size / seconds,
@@ -321,6 +330,11 @@ class _Log:
             self.board.add_scalar(name, value, step)
         self.bar.set_postfix_str(f"loss {line['loss']:.3f}, {line['items_per_second']:.0f} items/s",
                                  refresh=False)
+
+    def _warn(self, step: int, told: str | None) -> None:
+        if told and not self._warned:
+            self.bar.write(f"WARNING at step {step}: {told}", file=sys.stderr)
+        self._warned = bool(told)
 
     def _forget(self) -> None:
         self.sums: dict[str, Any] = {}
@@ -361,8 +375,9 @@ def _optimiser(objective: Objective, config: TrainingConfig) -> torch.optim.Opti
     common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, nesterov=True, **common)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
-    return kind(groups, betas=(0.9, config.beta2), **common)
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(groups, betas=(0.9, config.beta2), **common)
+    return torch.optim.Adam(groups, betas=(0.9, config.beta2), amsgrad=config.optimiser == "adam_amsgrad", **common)
 
 
 def _difference(old: Any, new: Any, name: str = "") -> str:

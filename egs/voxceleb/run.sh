@@ -10,9 +10,10 @@
 #   2 noise    train, the noise and room folders    data/<corpus>/noise, noise_test: banks; test_adverse
 #   3 train    train, noise, the config             exp/<run>/checkpoints, log.jsonl, tensorboard
 #   4 extract  train, test, test_adverse, final.pt  exp/<run>/embeddings, and floor/embeddings: no network at all
-#   5 rounds   the embeddings of train              exp/<run>/round1: pseudo_labels.tsv, checkpoints, embeddings
-#   6 score    embeddings, trial lists              exp/<run>/scores
-#   7 results  scores                               exp/<run>/results.json, det.png, and the table on the screen
+#   5 rounds   the embeddings of train              exp/<run>/round1, ...: pseudo_labels.tsv, checkpoints, embeddings
+#   6 final    the last round's embeddings          exp/<run>/final: the same, of a larger network learnt afresh
+#   7 score    embeddings, trial lists              exp/<run>/scores
+#   8 results  scores                               exp/<run>/results.json, det.png, and the table on the screen
 #
 # A stage that is done is skipped; it runs again when its config or its inputs have changed. Paths that you give are
 # relative to where you are; the default folders data/ and exp/ lie in the project's root.
@@ -23,11 +24,12 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/stage.sh"
 
 stage=1          # first stage to run
-stop_stage=7     # last stage to run
+stop_stage=8     # last stage to run
 corpus=mini      # mini (synthesised here), folder (recordings of your own) or voxceleb
-method=csc       # how to learn: the name of a config
+method=csc       # how to learn first: csc, dino or any other name of a config; floor: not at all, rounds start there
 config=          # the config (default: conf/mini/<method>.yaml for mini and without a GPU, else conf/<method>.yaml)
-rounds=1         # pseudo-label rounds after the first training; their config is round.yaml beside the config
+rounds=2         # pseudo-label rounds after it, at most: they end when the labels settle; round.yaml beside the config
+final=yes        # yes: a last network on the last labels, final.yaml and large_margin.yaml beside the config; or no
 data=            # folder for the prepared corpus (default: data/<corpus>)
 exp=             # folder for the run (default: exp/<corpus>_<method>)
 seed=1           # random seed of training and clustering; the corpus stays the same
@@ -54,8 +56,10 @@ esac
 only_with folder train_dir test_dir noise_dir rir_dir
 only_with voxceleb voxceleb1 voxceleb2 trial_lists musan rirs
 existing_folders train_dir test_dir noise_dir rir_dir voxceleb1 voxceleb2 trial_lists musan rirs
-((1 <= stage && stage <= stop_stage && stop_stage <= 7)) ||
-  fail "--stage $stage --stop-stage $stop_stage: the stages are 1 to 7, and the first comes before the last"
+((1 <= stage && stage <= stop_stage && stop_stage <= 8)) ||
+  fail "--stage $stage --stop-stage $stop_stage: the stages are 1 to 8, and the first comes before the last"
+[[ $final == yes || $final == no ]] || fail "--final is yes or no, not '$final'"
+[[ $method != floor || $rounds$final != 0no ]] || fail "--method floor --rounds 0 --final no: nothing would be learnt"
 absolute_paths config data exp
 cd "$root"
 data=${data:-data/$corpus} exp=${exp:-exp/${corpus}_$method}
@@ -63,9 +67,11 @@ conf=egs/voxceleb/conf device=cuda launcher=()
 [ "$gpus" -gt 0 ] || device=cpu
 [ "$gpus" -lt 2 ] || launcher=(torchrun --standalone --nproc-per-node "$gpus")
 if [ "$corpus" = mini ] || [ "$device" = cpu ]; then conf=$conf/mini; fi
-config=${config:-$conf/$method.yaml} round_config=$(dirname "$config")/round.yaml
-[ "$rounds" -gt 0 ] || round_config=$config
-for file in "$config" "$round_config"; do
+config=${config:-$conf/$method.yaml} beside=$(dirname "${config:-$conf/$method.yaml}") configs=()
+[ "$method" = floor ] || configs+=("$config")
+[ "$rounds" = 0 ] || configs+=("$beside/round.yaml")
+[ "$final" = no ] || configs+=("$beside/final.yaml" "$beside/large_margin.yaml")
+for file in "${configs[@]}"; do
   [ -f "$file" ] || fail "there is no config $file; in $conf there are: $(cd "$conf" && echo *.yaml)"
 done
 . ./path.sh
@@ -73,7 +79,7 @@ if [ "$gpus" -gt 0 ]; then
   found=$(python -c 'import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)')
   [ "$gpus" -le "$found" ] || fail "--gpus $gpus: torch can use $found GPUs here; --gpus 0 takes the CPU"
 fi
-for file in "$config" "$round_config"; do
+for file in "${configs[@]}"; do
   check=(python local/train.py --config "$file" --data "$data/train" --exp "$exp" --print_config)
   problem=$("${check[@]}" 2>&1 >/dev/null) || fail "$file: ${problem#error: }"
 done
@@ -136,9 +142,26 @@ extract() {
   done
 }
 
+# LABELS BEFORE EMBEDDINGS: clusters, from the embeddings in a folder. No speaker is seen: how many there are to be is
+# chosen without labels. BEFORE are the labels of the round before, if there was one.
+find_labels() {
+  makes "$1"
+  run local/cluster_embeddings.py --embeddings "$3/embeddings/train.scp" --out "$1" ${2:+--previous "$2"} \
+    --seed "$seed"
+  if [ -f "$data/train/speakers.tsv" ]; then   # only prints how the clusters compare with the speakers
+    run local/diagnose_clusters.py --labels "$1" --speakers "$data/train/speakers.tsv"
+  fi
+}
+
 keep_markers_in "$exp"
-if stage 3 "train $method"; then
-  train "$exp" "$config"   # mini, two cores: 8 minutes, 1,500 steps
+systems=("floor=$exp/floor")
+last=$exp/floor
+if [ "$method" != floor ]; then
+  systems+=("$method=$exp")
+  last=$exp
+fi
+if stage 3 "train $method" && [ "$method" != floor ]; then
+  train "$exp" "$config"   # mini, two cores: 9 minutes, 1,500 steps of csc
 fi
 
 if stage 4 "extract embeddings"; then
@@ -148,29 +171,41 @@ if stage 4 "extract embeddings"; then
     run local/extract_floor.py --train "$data/train" --cuts "$data/$set" --out "$exp/floor/embeddings/$set" \
       --device "$device"
   done
-  extract "$exp"
+  [ "$method" = floor ] || extract "$exp"
 fi
 
+labels=
 if stage 5 "pseudo-label rounds ($rounds)"; then
-  last=$exp
   for ((round = 1; round <= rounds; round++)); do
-    # Neither clustering nor training sees a speaker: the number of clusters is chosen without labels.
-    labels=$exp/round$round/pseudo_labels.tsv
-    makes "$labels"
-    run local/cluster_embeddings.py --embeddings "$last/embeddings/train.scp" --out "$labels" --seed "$seed"
-    if [ -f "$data/train/speakers.tsv" ]; then   # only prints how the clusters compare with the speakers
-      run local/diagnose_clusters.py --labels "$labels" --speakers "$data/train/speakers.tsv"
-    fi
+    before=$labels labels=$exp/round$round/pseudo_labels.tsv
+    find_labels "$labels" "$before" "$last"
+    if [ -f "$exp/round$round/settled" ]; then break; fi
+    # From the second round on the network goes on from the round before; the first one may follow another network.
+    train "$exp/round$round" "$beside/round.yaml" --labels "$labels" \
+      ${before:+--start-from "$last/checkpoints/final.pt"}
     last=$exp/round$round
-    train "$last" "$round_config" --labels "$labels"
     extract "$last"
   done
 fi
+for ((round = 1; round <= rounds; round++)); do
+  if [ -f "$exp/round$round/settled" ]; then break; fi
+  last=$exp/round$round
+  systems+=("round$round=$last")
+done
 
-if stage 6 "score"; then
+if [ "$final" = yes ]; then
+  if stage 6 "final network"; then
+    find_labels "$exp/final/pseudo_labels.tsv" "" "$last"
+    train "$exp/final/plain" "$beside/final.yaml" --labels "$exp/final/pseudo_labels.tsv"
+    train "$exp/final" "$beside/large_margin.yaml" --labels "$exp/final/pseudo_labels.tsv" \
+      --start-from "$exp/final/plain/checkpoints/final.pt"
+    extract "$exp/final"
+  fi
+  systems+=("final=$exp/final")
+fi
+
+if stage 7 "score"; then
   makes "$exp/scores"
-  systems=("floor=$exp/floor" "$method=$exp")
-  for ((round = 1; round <= rounds; round++)); do systems+=("round$round=$exp/round$round"); done
   for system in "${systems[@]}"; do
     for list in "$data"/{test,test_adverse}/trials/*.txt; do
       set=$(basename "$(dirname "$(dirname "$list")")")
@@ -181,7 +216,7 @@ if stage 6 "score"; then
   done
 fi
 
-if stage 7 "results"; then
+if stage 8 "results"; then
   write_seconds "$exp/seconds.json"
   continues "$exp/results.json" "$exp/det.png"
   run local/make_results.py --exp "$exp" --recipe voxceleb --corpus "$corpus" --method "$method" --seed "$seed" \

@@ -64,6 +64,9 @@ def test_agreement_with_the_round_before_tells_when_to_stop(folder):
     cluster(folder, "--previous", str(first))
     agreement = read_json(folder / "round1" / "clusters.json")["agreement_with_previous"]
     assert agreement == {"nmi": pytest.approx(1), "ari": pytest.approx(1)}
+    assert (folder / "round1" / "settled").exists()
+    cluster(folder, "--previous", str(first), "--settled-nmi", "1.1")
+    assert not (folder / "round1" / "settled").exists()
 
 
 def test_rejected_utterances_and_those_not_in_the_file_have_no_label(folder):

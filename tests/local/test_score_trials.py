@@ -96,6 +96,51 @@ def test_cosine_needs_no_cohort_and_the_rest_does(folder):
         score_trials.main(without)
 
 
+def label(folder, name, of_row, column="label"):
+    """A table with a label for every cohort utterance."""
+    path = folder / name
+    path.write_text(f"utterance\t{column}\n" + "".join(f"t{row}\t{of_row(row)}\n" for row in range(60)))
+    return path
+
+
+def test_plda_learns_from_the_labels_of_the_cohort(folder, capsys):
+    centres = 3 * np.random.default_rng(2).standard_normal((12, SIZE))
+    noise = np.random.default_rng(3).standard_normal((60, SIZE))
+    write_embeddings(folder / "train", [f"t{row}" for row in range(60)], centres[np.arange(60) % 12] + noise)
+    labels = label(folder, "labels.tsv", lambda row: row % 12 if row < 55 else -1)
+    score_trials.main(options(folder, "--scoring", "cosine,plda", "--labels", str(labels), "--plda-size", "30"))
+    scores = read_scores(folder / "scores" / "csc_clean_plda.txt", read_trials(folder / "clean.txt"))
+    assert row(folder, "plda")["eer"] == equal_error_rate(scores, read_trials(folder / "clean.txt").targets) < 30
+    assert row(folder, "plda")["scoring"] == "plda"
+    assert "plda: speakers differ in 11 dimensions, not in 30; 12 clusters" in capsys.readouterr().out
+    (folder / "scores" / "csc_clean_plda.txt").unlink()
+    score_trials.main(options(folder, "--scoring", "plda", "--labels", str(labels), "--plda-size", "5"))
+    assert "dimensions" not in capsys.readouterr().out
+
+
+def test_plda_never_takes_a_table_of_speakers(folder):
+    speakers = label(folder, "train_speakers.tsv", lambda row: f"s{row % 12}", column="speaker")
+    with pytest.raises(UserError, match="does not name the columns utterance and label"):
+        score_trials.main(options(folder, "--scoring", "plda", "--labels", str(speakers)))
+
+
+def test_plda_without_fit_labels_is_refused_in_a_sentence(folder):
+    plda = ("--scoring", "plda", "--labels")
+    with pytest.raises(UserError, match="plda needs --labels"):
+        score_trials.main(options(folder, "--scoring", "plda"))
+    (folder / "others.tsv").write_text("utterance\tlabel\nelsewhere\t1\nt3\t-1\n")
+    with pytest.raises(UserError, match="a label for none of the 60 utterances"):
+        score_trials.main(options(folder, *plda, f"{folder}/others.tsv"))
+    labels = label(folder, "labels.tsv", lambda row: row % 12)
+    with pytest.raises(UserError, match="--plda-size 0: give 1 or more"):
+        score_trials.main(options(folder, *plda, str(labels), "--plda-size", "0"))
+    write_embeddings(folder / "streams", [f"t{row}" for row in range(60)], np.ones((60, 2, SIZE)))
+    write_embeddings(folder / "test", read_trials(folder / "clean.txt").ids, np.ones((40, 2, SIZE)))
+    with pytest.raises(UserError, match="one embedding an utterance, and here are 2"):
+        score_trials.main(options(folder, *plda, str(labels), "--cohort", f"{folder}/streams.scp"))
+    assert not (folder / "scores").exists()
+
+
 def test_a_smaller_cohort_is_drawn_the_same_way_for_the_same_seed(folder):
     drawn = []
     for seed in (1, 1, 2):
@@ -120,7 +165,7 @@ def test_an_utterance_without_a_speaker_is_named(folder):
 
 
 @pytest.mark.parametrize("change, complaint", [
-    (("--scoring", "plda"), "give some of cosine,mean,asnorm"),
+    (("--scoring", "guess"), "give some of cosine,mean,asnorm,plda"),
     (("--speakers", "nowhere.tsv"), "nowhere.tsv: could not be read"),
     (("--cohort-size", "1"), "at least two cohort utterances"),
 ])

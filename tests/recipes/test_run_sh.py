@@ -21,8 +21,10 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("options, sentence", [
     (["--sped", "3"], "there is no option --sped"),
     (["--stage", "three"], "--stage takes a whole number, and 'three' is none"),
-    (["--stage", "8"], "--stage 8 --stop-stage 7: the stages are 1 to 7"),
-    (["--stage", "0"], "--stage 0 --stop-stage 7: the stages are 1 to 7"),
+    (["--stage", "9"], "--stage 9 --stop-stage 8: the stages are 1 to 8"),
+    (["--stage", "0"], "--stage 0 --stop-stage 8: the stages are 1 to 8"),
+    (["--final", "maybe"], "--final is yes or no, not 'maybe'"),
+    (["--method", "floor", "--rounds", "0", "--final", "no"], "nothing would be learnt"),
     (["--stage", "5", "--stop-stage", "4"], "the first comes before the last"),
     (["--rounds", "many"], "--rounds takes a whole number"),
     (["--corpus", "timit"], "--corpus is mini, folder or voxceleb, not 'timit'"),
@@ -52,7 +54,7 @@ def test_mistake_in_a_config_is_found_before_anything_is_made(
     lines = {"objective": "objective: {name: csc}", "network": "network: {name: galr}"}
     config = tmp_path / "wrong.yaml"
     config.write_text("\n".join({**lines, wrong.partition(":")[0]: wrong}.values()) + "\n")
-    done = run(tmp_path, "--config", "wrong.yaml", "--rounds", "0")
+    done = run(tmp_path, "--config", "wrong.yaml", "--rounds", "0", "--final", "no")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert str(config) in done.stderr and sentence in done.stderr
     assert list(tmp_path.iterdir()) == [config]
@@ -61,10 +63,10 @@ def test_mistake_in_a_config_is_found_before_anything_is_made(
 def test_help_lists_every_stage_and_every_option(tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    stages = ["data", "noise", "train", "extract", "rounds", "score", "results"]
+    stages = ["data", "noise", "train", "extract", "rounds", "final", "score", "results"]
     for number, stage in enumerate(stages, start=1):
         assert f"\n  {number} {stage} " in done.stdout
-    options = ["stage", "stop-stage", "corpus", "method", "config", "rounds", "data", "exp", "seed", "nj",
+    options = ["stage", "stop-stage", "corpus", "method", "config", "rounds", "final", "data", "exp", "seed", "nj",
                "gpus", "train-dir", "test-dir", "noise-dir", "rir-dir", "voxceleb1", "voxceleb2", "musan",
                "rirs", "trial-lists"]
     assert all(f"\n  --{option} " in done.stdout for option in options)

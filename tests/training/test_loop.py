@@ -398,8 +398,22 @@ def test_bf16_stays_finite_and_near_fp32(data, whole, tmp_path):
     assert found[0] == pytest.approx(losses(whole)[0], rel=0.05)
 
 
+def test_warning_of_the_objective_is_shown_once_while_it_stays(data, tmp_path, monkeypatch, capsys):
+    found = []
+
+    def warning(self, means):
+        found.append(means)
+        return None if len(found) in (1, 5) else "all is lost; train less"
+    monkeypatch.setattr(Csc, "warning", warning)
+    run = train(data, tmp_path / "run")
+    told = [line for line in capsys.readouterr().err.splitlines() if "all is lost" in line]
+    assert told == [f"WARNING at step {step}: all is lost; train less" for step in (2, 6)]
+    assert [means["loss"] for means in found] == pytest.approx(losses(run), rel=1e-5)
+    assert found[0].keys() >= {"loss", "separation", "mi_bound"}
+
+
 @pytest.mark.parametrize("option, value, words", [
-    ("precision", "fp16", "give fp32 or bf16"), ("optimiser", "adma", "give adam or adamw or sgd"),
+    ("precision", "fp16", "give fp32 or bf16"), ("optimiser", "adma", "give adam or adam_amsgrad or adamw or sgd"),
     ("steps", "0", "give 1 or more"), ("checkpoint_every", "0", "give 1 or more"),
     ("average_last", "0", "give 1 or more"), ("workers", "-1", "give 0 or more"), ("ema", "1", "less than 1"),
     ("learning_rate", "-1", "give 0 or more"), ("steps", "many", "expected a whole number"),

@@ -185,10 +185,11 @@ def test_huge_folder_is_known_by_its_upper_folders(tmp_path: Path, monkeypatch: 
     assert listing(str(tmp_path)) != before
 
 
-def test_fingerprint_changes_with_the_configs_that_a_config_is_like(tmp_path):
+@pytest.mark.parametrize("name", ["base.yaml", "'base.yaml'", '"base.yaml"'])
+def test_fingerprint_changes_with_the_configs_that_a_config_is_like(tmp_path, name):
     base, top = tmp_path / "base.yaml", tmp_path / "top.yaml"
     base.write_text("steps: 1")
-    top.write_text("# a comment\nlike: base.yaml   # and another\n")
+    top.write_text(f"# a comment\nlike: {name}   # and another\n")
     before = fingerprint(["x.py", "--config", str(top)], "", [])
     assert fingerprint(["x.py", "--config", str(top)], "", []) == before
     base.write_text("steps: 2")

@@ -1,0 +1,164 @@
+r"""Draw the learning curves of one run or several: the loss, its parts and the signs of health in log.jsonl.
+
+    python local/plot_training.py --runs exp/mini_dino_1,exp/mini_dino_2 --out exp/curves \
+        --reference egs/voxceleb/curves/mini_dino.json
+
+Writes <out>.png, a small picture for every value, and <out>.json, the numbers in it: at most --points for each run and
+value. Kept beside a recipe, that JSON is the --reference by which somebody else sees whether a training goes as it
+should: its curves are drawn in grey behind the run's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cslib.config import UserError, run
+from cslib.files import read_json, write_lines, writing
+
+OF_THE_MACHINE = ("data_seconds", "compute_seconds", "items_per_second", "memory_gb")  # say nothing of the training
+COLUMNS = 4
+
+Curves = dict[str, list[Any]]  # of one run: "step" and every value, lists of one length; None where there is none
+
+
+@dataclass
+class Options:
+    runs: str  # run folders, each with a log.jsonl, with commas between
+    out: Path  # makes <out>.png and <out>.json
+    reference: Path | None = None  # a .json that this script made: drawn in grey behind the runs
+    points: int = 200  # of each curve at most; where a log has more lines, a point is the mean of several
+
+
+def main(options: Options) -> None:
+    if options.points < 1:
+        raise UserError(f"--points {options.points}: give 1 or more")
+    folders = [Path(folder) for folder in options.runs.split(",")]
+    curves = {name: thinned(read_log(folder / "log.jsonl"), options.points)
+              for name, folder in zip(names_of(folders), folders, strict=True)}
+    reference = read_curves(options.reference) if options.reference else {}
+    png, kept = (options.out.with_name(options.out.name + ending) for ending in (".png", ".json"))
+    plot(curves, reference, png)
+    write_curves(kept, curves)
+    for name, values in curves.items():
+        print(f"{name}: {len(values) - 1} curves of {len(values['step'])} points, up to step {values['step'][-1]:,}")
+    print(f"{png}, {kept}")
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a log.jsonl; a last one that a running training has not ended yet is left out.
+
+    Raises UserError when there is no such file, or no line in it, or one is not of a training's log.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"{path}: could not be read ({error.strerror}); train first, or give another run") from None
+    lines = [_values(path, number, line) for number, line in enumerate(text, start=1) if line.endswith("\n")]
+    if not lines:
+        raise UserError(f"{path}: nothing is logged yet; wait for the first line")
+    return lines
+
+
+def _values(path: Path, number: int, line: str) -> dict[str, float]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError:
+        values = None
+    if not (isinstance(values, dict) and {"step", "loss"} <= values.keys()):
+        raise UserError(f"{path}: line {number} is not one of a training's log; give the folder of a run")
+    return values
+
+
+def thinned(lines: list[dict[str, float]], points: int) -> Curves:
+    """At most so many points for each value, with five digits: means over stretches of lines of nearly one length.
+
+    The step is the last of each stretch, as a line itself stands for the steps before it.
+    """
+    names = dict.fromkeys(name for line in lines for name in line if name not in (*OF_THE_MACHINE, "step"))
+    stretches = np.array_split(np.arange(len(lines)), min(points, len(lines)))
+    curves: Curves = {"step": [lines[rows[-1]]["step"] for rows in stretches]}
+    for name in names:
+        values = np.array([line.get(name, math.nan) for line in lines], dtype=float)
+        means = [values[rows].mean() for rows in stretches]
+        curves[name] = [float(f"{mean:.5g}") if math.isfinite(mean) else None for mean in means]
+    return curves
+
+
+def read_curves(path: Path) -> dict[str, Curves]:
+    """{run: curves}. Raises UserError when this script did not make the file."""
+    try:
+        runs = read_json(path)["runs"]
+        whole = all({len(values) for values in one.values()} == {len(one["step"])} for one in runs.values())
+    except (TypeError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: holds no learning curves; give a .json that plot_training.py made")
+    return runs
+
+
+def write_curves(path: Path, runs: dict[str, Curves]) -> None:
+    """One curve a line, so that a kept file can be read, and compared with a later one."""
+    texts = [f"{json.dumps(run)}: {{\n" + ",\n".join(f"  {json.dumps(name)}: {json.dumps(values)}"
+                                                    for name, values in curves.items()) + "}"
+             for run, curves in runs.items()]
+    write_lines(path, ['{"runs": {', ",\n".join(texts), "}}"])
+
+
+def names_of(folders: list[Path]) -> list[str]:
+    """What to call the runs: the last parts of their paths, as many as it takes to tell them apart.
+
+    Never whole paths, which would say where they lay on somebody's disk. Raises UserError for a run named twice.
+    """
+    paths = [folder.resolve().parts for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise UserError("--runs: names a folder twice; give each once")
+    count = 1
+    while len({parts[-count:] for parts in paths}) < len(paths):
+        count += 1
+    return ["/".join(parts[-count:]) for parts in paths]
+
+
+def plot(curves: dict[str, Curves], reference: dict[str, Curves], path: Path) -> None:
+    """Write a PNG with a picture for every value that the runs have, in the order of their logs."""
+    names = list(dict.fromkeys(name for run in curves.values() for name in run if name != "step"))
+    columns = min(COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.2 * rows + 0.5), layout="constrained", dpi=110)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    for axes, name in zip(grid.flat, names, strict=False):
+        draw(axes, name, curves, reference)
+    for axes in grid.flat[len(names):]:
+        axes.set_visible(False)
+    for axes in grid.flat[max(0, len(names) - columns):len(names)]:
+        axes.tick_params(labelbottom=True)  # in the last row but one too, where the last is not full
+    figure.supxlabel("step", fontsize="small")
+    lines = {line.get_label(): line for axes in grid.flat for line in axes.lines}
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, fontsize="small")
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def draw(axes: Axes, name: str, curves: dict[str, Curves], reference: dict[str, Curves]) -> None:
+    """One value of all runs over the step, those for reference behind; a gap where a run has no number."""
+    behind = [("reference", one, "0.7", 3.0) for one in reference.values()]
+    own = [(label, one, f"C{at % 10}", 1.2) for at, (label, one) in enumerate(curves.items())]
+    for label, one, colour, width in behind + own:
+        if name in one:
+            values = np.array(one[name], dtype=float)  # None becomes NaN, which is not drawn
+            axes.plot(one["step"], values, color=colour, linewidth=width, label=label,
+                      marker="." if len(values) < 10 else None)
+    axes.set_title(name.replace("_", " "), fontsize="small")
+    axes.tick_params(labelsize="x-small")
+    axes.grid(linewidth=0.4, alpha=0.6)
+
+
+if __name__ == "__main__":
+    run(main, Options)
