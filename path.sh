@@ -81,6 +81,21 @@ cslib_install() (
   echo "installed in $((SECONDS - start)) s"
 ) 9>"$cslib_root/.venv.lock"
 
+# FILE: a requirements file of what a recipe needs besides, perhaps packages that have to be compiled. To be called
+# after this file was sourced, from the project's root.
+cslib_also_needs() {
+  local missing
+  missing=$(python "$cslib_root/utils/missing_requirements.py" "$1") || exit 1
+  [ -n "$missing" ] || return 0
+  [ "$cslib_environment" -ef "$cslib_root/.venv" ] ||
+    cslib_fail "the active environment $cslib_environment lacks $missing:" \
+      "run '$cslib_environment/bin/python -m pip install -r $1', or deactivate it and .venv is made instead"
+  echo "installing $missing"
+  python -m pip install --quiet --no-input --disable-pip-version-check -r "$1" >"$cslib_root/.venv/pip.log" 2>&1 ||
+    cslib_fail "$missing could not be installed, see $cslib_root/.venv/pip.log: it may have to be compiled, which needs" \
+      "a C compiler and Python's headers (Debian and Ubuntu: apt install gcc python3-dev); then run this again"
+}
+
 cslib_environment=$(cslib_active_environment)
 if [ -n "$cslib_environment" ]; then
   cslib_check_environment "$cslib_environment" || return 1

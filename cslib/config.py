@@ -18,6 +18,7 @@ import dataclasses
 import importlib
 import inspect
 import io
+import keyword
 import pkgutil
 import re
 import sys
@@ -176,6 +177,9 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
 
 class _Parser(ArgumentParser):
+    def format_help(self) -> str:
+        return re.sub(r"(--[a-z]+)_ ", r"\1 ", super().format_help())     # --in, see _underscored
+
     def error(self, message: str, ex: Exception | None = None) -> None:
         raise _ParseError(_plain(str(message))) from ex
 
@@ -197,6 +201,7 @@ _WORDS = {
     r"Group '([^']+)' does not accept option '([^']+)'": r"there is no option \1.\2",
     r"Option '([^']+)' is not accepted": r"there is no option \1",
     r"unrecognized arguments: ": "there is no such option: ",
+    r"\bin_\b": "in",
 }
 
 
@@ -207,7 +212,11 @@ def _sentence(error: UserError) -> str:
 
 def _underscored(word: str) -> str:
     name, equals, value = word.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+    if not word.startswith("--"):
+        return word
+    name = name.replace("-", "_").replace("__", "--", 1)
+    # No field can be called `in`; the field `in_` is the option --in.
+    return name + ("_" if keyword.iskeyword(name[2:]) else "") + equals + value
 
 
 def _flags_spelt_out(options: type, argv: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from math import gcd
 from pathlib import Path
@@ -107,17 +107,18 @@ def _make_set(options: Options, name: str, number: int) -> list[Entry]:
         Speaker(f"{name}-speaker-{i:03d}", "fm"[i % 2], (options.seed, number, i), audio, sessions)
         for i, sessions in enumerate(ids)
     ]
-    made = progress(_in_processes(tasks, options.nj), f"{name} speakers", total=len(tasks))
+    made = progress(in_fresh_processes(make_speaker, tasks, options.nj), f"{name} speakers", total=len(tasks))
     return sorted((entry for entries in made for entry in entries), key=lambda entry: entry.id)
 
 
-def _in_processes(tasks: list[Speaker], nj: int) -> Iterator[list[Entry]]:
-    """A fresh process for every speaker, because the synthesiser remembers what it has said before."""
+def in_fresh_processes(make: Callable[[Speaker], list[Entry]], speakers: list[Speaker],
+                       nj: int) -> Iterator[list[Entry]]:
+    """`map` with a new process for every speaker, because the synthesiser remembers what it has said before."""
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload([*PRELOADED, make.__module__])
     with context.Pool(nj, maxtasksperchild=1) as pool:
-        yield from pool.imap(make_speaker, tasks, chunksize=1)
+        yield from pool.imap(make, speakers, chunksize=1)
 
 
 def make_speaker(speaker: Speaker) -> list[Entry]:
@@ -131,9 +132,7 @@ def make_speaker(speaker: Speaker) -> list[Entry]:
             rate, pitch = rng.uniform(0.93, 1.07), rng.uniform(44, 56)  # the mood of the day
             for name in ids:
                 speech = channel.record(rng, _speak(rng, synthesiser, rate, pitch))
-                path = speaker.audio / f"{name}.flac"
-                with writing(path) as temporary:
-                    soundfile.write(temporary, speech, SAMPLE_RATE, "PCM_16", format="FLAC")
+                path = write_speech(speaker.audio / f"{name}.flac", speech)
                 session = f"{speaker.name}-{number}"
                 entries.append(Entry(name, path, len(speech), speaker.name, speaker.sex, session))
     return entries
@@ -142,6 +141,11 @@ def make_speaker(speaker: Speaker) -> list[Entry]:
 def _speak(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitch: float) -> np.ndarray:
     """float [n] at 16 kHz: a sentence of 3 to 6 seconds, in a rate and pitch close to those given."""
     rate, pitch = rate * rng.uniform(0.95, 1.05), int(np.clip(rng.normal(pitch, 3), 30, 70))
+    return say_sentence(rng, synthesiser, rate, pitch)
+
+
+def say_sentence(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitch: int) -> np.ndarray:
+    """float [n] at 16 kHz: the first of random sentences that lasts from SHORTEST to LONGEST."""
     for _ in range(100):
         text = draw_sentence(rng, *WORDS)
         speech = synthesiser.say("speaker", text, rate, pitch, pitch_range=int(rng.integers(40, 61)))
@@ -149,6 +153,12 @@ def _speak(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitc
             factor = gcd(SAMPLE_RATE, synthesiser.sample_rate)
             return resample_poly(speech / 32768, SAMPLE_RATE // factor, synthesiser.sample_rate // factor)
     raise RuntimeError("none of a hundred sentences has a fitting length")
+
+
+def write_speech(path: Path, speech: np.ndarray) -> Path:
+    with writing(path) as temporary:
+        soundfile.write(temporary, speech, SAMPLE_RATE, "PCM_16", format="FLAC")
+    return path
 
 
 def draw_trials(

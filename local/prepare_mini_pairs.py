@@ -12,27 +12,20 @@ whatever --nj.
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import gcd
 from pathlib import Path
 
 import numpy as np
-import soundfile
-from scipy.signal import resample_poly
 
 from cslib.config import UserError, run
 from cslib.data.banks import open_banks
 from cslib.data.manifests import Entry, write_set
 from cslib.data.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
 from cslib.data.pair_preparation import claim
-from cslib.data.utterances import SAMPLE_RATE
-from cslib.files import progress, writing
-from cslib.synthesis.sentences import draw_sentence
+from cslib.files import progress
 from cslib.synthesis.voices import Synthesiser, draw_voice
-from local.prepare_mini import LONGEST, PRELOADED, SHORTEST, WORDS, Speaker
+from local.prepare_mini import Speaker, in_fresh_processes, say_sentence, write_speech
 
 LEVELS = (-30.0, -20.0)  # dB of full scale, root mean square of an utterance
 PEAK = 0.95  # of full scale
@@ -85,17 +78,8 @@ def _speak_all(options: Options, name: str, number: int) -> list[Entry]:
     of = "test" if part else "train"
     tasks = [Speaker(f"{of}-speaker-{i:03d}", "fm"[i % 2], (options.seed, part, i), audio, [own])
              for i, own in enumerate(ids, start=first)]
-    made = progress(_in_processes(tasks, options.nj), f"{name} speakers", total=len(tasks))
+    made = progress(in_fresh_processes(speak_dry, tasks, options.nj), f"{name} speakers", total=len(tasks))
     return sorted((entry for entries in made for entry in entries), key=lambda entry: entry.id)
-
-
-def _in_processes(tasks: list[Speaker], nj: int) -> Iterator[list[Entry]]:
-    """A fresh process for every speaker, because the synthesiser remembers what it has said before."""
-    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    context.set_forkserver_preload([*PRELOADED, "cslib.data.pair_mixing"])  # it takes seconds to import
-    with context.Pool(nj, maxtasksperchild=1) as pool:
-        yield from pool.imap(speak_dry, tasks, chunksize=1)
 
 
 def speak_dry(speaker: Speaker) -> list[Entry]:
@@ -107,9 +91,7 @@ def speak_dry(speaker: Speaker) -> list[Entry]:
         synthesiser = Synthesiser({"speaker": voice}, Path(folder))
         for name in speaker.sessions[0]:
             speech = _say(rng, synthesiser)
-            path = speaker.audio / f"{name}.flac"
-            with writing(path) as temporary:
-                soundfile.write(temporary, speech, SAMPLE_RATE, "PCM_16", format="FLAC")
+            path = write_speech(speaker.audio / f"{name}.flac", speech)
             entries.append(Entry(name, path, len(speech), speaker.name, speaker.sex))
     return entries
 
@@ -117,15 +99,7 @@ def speak_dry(speaker: Speaker) -> list[Entry]:
 def _say(rng: np.random.Generator, synthesiser: Synthesiser) -> np.ndarray:
     """int16 [n] at 16 kHz: a sentence of 3 to 6 seconds, at a rate, a pitch and a level of its own."""
     rate, pitch = rng.uniform(0.9, 1.1), int(rng.integers(40, 61))
-    for _ in range(100):
-        text = draw_sentence(rng, *WORDS)
-        speech = synthesiser.say("speaker", text, rate, pitch, pitch_range=int(rng.integers(40, 61)))
-        if SHORTEST <= len(speech) / synthesiser.sample_rate <= LONGEST:
-            break
-    else:
-        raise RuntimeError("none of a hundred sentences has a fitting length")
-    factor = gcd(SAMPLE_RATE, synthesiser.sample_rate)
-    speech = resample_poly(speech / 32768, SAMPLE_RATE // factor, synthesiser.sample_rate // factor)
+    speech = say_sentence(rng, synthesiser, rate, pitch)
     speech *= 10 ** (rng.uniform(*LEVELS) / 20) / np.sqrt(np.mean(speech**2))
     return np.rint(speech * 32767 * min(1.0, PEAK / np.abs(speech).max())).astype(np.int16)
 

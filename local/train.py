@@ -10,7 +10,7 @@ The same command continues an interrupted run. Any value of the config can be se
 
 import hashlib
 import sys
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,10 @@ def main(options: Any) -> None:
 
 def build(options: Any) -> tuple[Objective, dict[str, Any]]:
     """What is trained, with its data; and what makes this run the same as another one."""
-    utterances = Utterances.open(options.data)
+    module = find("objectives", options.objective.name)
+    # Most objectives learn from plain recordings; one that needs more of a set opens it itself.
+    utterances = module.open_data(options.data, options.objective) if hasattr(module, "open_data") else \
+        Utterances.open(options.data)
     # Speakers are opened only by the configs that say, in so many words, that they are supervised.
     column = "speaker" if getattr(options.objective, "identity", None) == "speaker" else "label"
     labels = read_labels(options.labels, utterances, column) if options.labels else None
@@ -86,10 +89,13 @@ def build(options: Any) -> tuple[Objective, dict[str, Any]]:
     banks = open_banks(options.noise)
     task = Task(utterances, banks, options.augment, options.training.batch_size, options.seed,
                 options.training.steps, options.network, labels)
-    objective = find("objectives", options.objective.name).build(options.objective, task)
+    objective = module.build(options.objective, task)
     if options.start_from:
         checkpoint.start_from(options.start_from, objective.embedding_network())
-    return objective, _identity(options, utterances, banks, labels)
+    identity = _identity(options, utterances, banks, labels)
+    if hasattr(objective, "digests"):
+        identity["inputs"] |= objective.digests()
+    return objective, identity
 
 
 def _name_of(part: str, argv: list[str]) -> str | None:
@@ -110,9 +116,9 @@ def _section(package: str, name: str) -> type:
 def _identity(options: Any, utterances: Utterances, banks: Banks,
               labels: np.ndarray | None) -> dict[str, Any]:
     """What makes two runs the same: config and inputs by content; not where they lie or how they are read."""
-    config = to_dict(options)
+    config = _without_paths(to_dict(options), options)
     for place in ("data", "exp", "noise", "labels", "start_from", "device"):
-        config.pop(place)
+        config.pop(place, None)
     kept = {key: value for key, value in config["training"].items() if key not in ("workers", "log_every")}
     kinds = {**banks.noise, **({"rooms": banks.rooms} if banks.rooms else {})}
     digest = {"utterances": utterances.digest(), "count": len(utterances),
@@ -120,6 +126,18 @@ def _identity(options: Any, utterances: Utterances, banks: Banks,
               "labels": _hash(labels.tobytes()) if labels is not None else None,
               "start_from": _hash(options.start_from.read_bytes()) if options.start_from else None}
     return {"config": {**config, "training": kept}, "inputs": digest}
+
+
+def _without_paths(values: Any, config: Any) -> Any:
+    """`values`, the dictionary of a dataclass, without those that are paths; what these hold is known by content."""
+    if not is_dataclass(config):
+        return values
+    kept = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: _without_paths(values[name], value) for name, value in kept.items() if not _is_path(value)}
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, Path) or isinstance(value, (list, tuple)) and any(map(_is_path, value))
 
 
 def _sample(values: np.ndarray) -> bytes:

@@ -130,22 +130,59 @@ def prepare_mini(data, corpus):
                  test_sessions=2, test_utterances=1, nontargets_per_target=1))
 
 
-@pytest.mark.parametrize("prepare", [prepare_folder, prepare_voxceleb, prepare_mini])
+def prepare_pairs(data, corpus):
+    from local.prepare_pairs import Options, main
+
+    for side in ("clean", "noisy"):
+        for name in ("alice-1", "alice-2", "bobby-1"):
+            tones(corpus / side / f"{name}.wav")
+    main(Options(clean_dir=corpus / "clean", noisy_dir=corpus / "noisy", test_clean_dir=corpus / "clean",
+                 test_noisy_dir=corpus / "noisy", data=data, nj=1))
+    return False               # it knows no speakers
+
+
+def prepare_voicebank(data, corpus):
+    from local.prepare_voicebank import Options, main
+
+    for name, speakers in (("trainset_28spk", ("p226", "p227")), ("testset", ("p232",))):
+        for side in ("clean", "noisy"):
+            for speaker in speakers:
+                tones(corpus / f"{side}_{name}_wav/{speaker}_001.wav")
+    main(Options(corpus=corpus, data=data, nj=1))
+
+
+def prepare_mini_pairs(data, corpus):
+    from cslib.data.banks import BankWriter
+    from local.prepare_mini_pairs import Options, main
+
+    for seed, folder in enumerate(("noise", "noise_test")):
+        with BankWriter(corpus / folder / "noise", np.int16) as writer:
+            writer.add(np.random.default_rng(seed).integers(-9000, 9000, 20_000).astype(np.int16))
+    main(Options(noise=corpus / "noise", noise_test=corpus / "noise_test", out=data, nj=1, train_speakers=2,
+                 train_utterances=1, valid_speakers=1, valid_utterances=1, test_speakers=1, test_utterances=1))
+
+
+PREPARATIONS = [prepare_folder, prepare_voxceleb, prepare_mini, prepare_pairs, prepare_voicebank, prepare_mini_pairs]
+
+
+@pytest.mark.parametrize("prepare", PREPARATIONS)
 def test_manifests_of_every_prepare_script_name_no_speaker(tmp_path, prepare):
     from lhotse import CutSet
 
-    prepare(tmp_path / "data", tmp_path / "corpus")
+    knows_speakers = prepare(tmp_path / "data", tmp_path / "corpus") is None
     with_speakers = 0
-    for folder in (tmp_path / "data/train", tmp_path / "data/test"):
+    folders = {path.parent for path in (tmp_path / "data").rglob("cuts.jsonl.gz")}
+    assert {folder.relative_to(tmp_path / "data").parts[0] for folder in folders} >= {"train", "test"}
+    for folder in folders:
         assert all(s.speaker is None and not s.custom for cut in CutSet.from_file(folder / "cuts.jsonl.gz")
                    for s in cut.supervisions)
         for name in ("recordings", "supervisions", "cuts"):
             text = gzip.decompress((folder / f"{name}.jsonl.gz").read_bytes()).decode()
             assert text and not re.search(r'"(speaker|gender|sex|session|label)"', text)
         with_speakers += (folder / "speakers.tsv").exists()
-    assert with_speakers       # there was something to leak
+    assert bool(with_speakers) == knows_speakers       # there was something to leak
 
 
 def test_every_prepare_script_of_a_corpus_is_covered_here():
     scripts = {path.stem for path in Path(ROOT, "local").glob("prepare_*.py")}
-    assert scripts - {"prepare_noise"} == {"prepare_folder", "prepare_voxceleb", "prepare_mini"}
+    assert scripts - {"prepare_noise"} == {prepare.__name__ for prepare in PREPARATIONS}

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"})
 FFMPEG_SUFFIXES = frozenset({".m4a", ".aac", ".mp4"})
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | FFMPEG_SUFFIXES
 BLOCK = 30 * SAMPLE_RATE  # frames read at a time
+UNKNOWN = 2**40  # frames; a streamed flac, which does not know its length, has more
 UNREADABLE = "unreadable"
 
 
@@ -110,7 +112,7 @@ def needed_change(path: str) -> str:
         # Read as int16, float samples come out as zeros; and a streamed flac does not know its length.
         if not audio.subtype.startswith("PCM_"):
             return audio.subtype.lower()
-        return "length not in the header" if audio.frames > 2**40 else ""
+        return "length not in the header" if audio.frames > UNKNOWN else ""
 
 
 def measure(path: str, decode: bool = True) -> tuple[int, float]:
@@ -137,6 +139,20 @@ def convert(path: str, target: str) -> None:
             _convert_with_ffmpeg(path, temporary)
         else:
             _convert_with_soundfile(path, temporary)
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    """(samples, float32 blocks) of what soundfile reads, at 16 kHz and with its channels averaged; read as asked for.
+
+    Raises Unreadable, also while the blocks are taken.
+    """
+    with _opened(path) as audio:
+        frames = audio.frames
+        if frames > UNKNOWN:
+            with _opened(path) as whole:
+                frames = sum(map(len, _mono_blocks(whole)))
+        yield -(-frames * SAMPLE_RATE // audio.samplerate), resample(_mono_blocks(audio), audio.samplerate)
 
 
 def resample(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
@@ -191,15 +207,20 @@ def _convert_with_soundfile(path: str, target: Path) -> None:
     with _opened(path) as audio, \
             soundfile.SoundFile(target, "w", SAMPLE_RATE, 1, format="FLAC", subtype="PCM_16") as out:
         for block in resample(_mono_blocks(audio), audio.samplerate):
-            # Rounded here: libsndfile would scale by 32767, and change samples that needed no change.
-            samples = np.clip(np.rint(block * 32768.0), -32768, 32767).astype(np.int16)
-            try:
-                out.write(samples)
-            except soundfile.LibsndfileError as error:
-                raise OSError(str(error)) from error
+            write_16_bit(out, block)
 
 
-def _opened(path: str) -> soundfile.SoundFile:
+def write_16_bit(out: soundfile.SoundFile, block: np.ndarray) -> None:
+    """Append floats in [-1, 1]; what is beyond is clipped. Raises OSError when the disk is full."""
+    # Rounded here: libsndfile would scale by 32767, and change samples that needed no change.
+    samples = np.clip(np.rint(block * 32768.0), -32768, 32767).astype(np.int16)
+    try:
+        out.write(samples)
+    except soundfile.LibsndfileError as error:
+        raise OSError(str(error)) from error
+
+
+def _opened(path: Path | str) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:

@@ -12,6 +12,7 @@ import soundfile
 
 from cslib.config import UserError
 from cslib.data.audio_files import SOUNDFILE_SUFFIXES
+from cslib.data.manifests import read_manifest
 from cslib.data.preparation import in_order
 from cslib.data.utterances import SAMPLE_RATE
 from cslib.enhancement.measures import MEASURES, measure
@@ -68,6 +69,19 @@ class Scores:
                 for name, values, reason in zip(self.names, self.values, self.reasons, strict=True))
         write_lines(path, map("\t".join, [["file", *MEASURES, "reason"], *rows]))
 
+    @classmethod
+    def read(cls, path: Path) -> Scores:
+        """What `write` wrote. Raises UserError for another table, or none."""
+        try:
+            header, *rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+            if header != ["file", *MEASURES, "reason"]:
+                raise ValueError(header)
+            values = [[np.nan if value == "-" else float(value) for value in row[1:-1]] for row in rows]
+            return cls([row[0] for row in rows], np.array(values).reshape(len(rows), len(MEASURES)),
+                       ["" if row[-1] == "-" else row[-1] for row in rows])
+        except (OSError, ValueError):
+            raise UserError(f"{path}: no table of measures; score the recordings again") from None
+
     def _whole(self) -> np.ndarray:
         whole = self.values[[not reason for reason in self.reasons]]
         if not len(whole):
@@ -99,8 +113,9 @@ def score_pair(pair: Pair) -> tuple[dict[str, float], str]:
 def pair_folders(clean: Path, enhanced: Path) -> list[Pair]:
     """The pairs of recordings of equal name, sorted; subfolders are part of the name, endings are not.
 
-    Only headers are read. Raises UserError when a folder is missing or empty, a recording has no partner or two, or
-    a file is not audio, not 16 kHz mono, or not as long as its partner.
+    Either folder can be a set, data/<corpus>/<set>/clean for one; names are ids then. Only headers are read. Raises
+    UserError when a folder is missing or empty, a recording has no partner or two, or a file is not audio, not 16 kHz
+    mono, or not as long as its partner.
     """
     clean_paths, enhanced_paths = _recordings(clean), _recordings(enhanced)
     _refuse_partnerless(clean_paths, enhanced_paths, f"{enhanced}: has no enhanced version of", clean)
@@ -117,6 +132,8 @@ def pair_folders(clean: Path, enhanced: Path) -> list[Pair]:
 def _recordings(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; check the path")
+    if (folder / "cuts.jsonl.gz").exists():
+        return recordings_of_set(folder)
     paths: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SOUNDFILE_SUFFIXES and not path.name.startswith("."):
@@ -128,6 +145,12 @@ def _recordings(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder}: there is no audio file ({', '.join(sorted(SOUNDFILE_SUFFIXES))}) in it; check the "
                         "path")
     return paths
+
+
+def recordings_of_set(folder: Path) -> dict[str, Path]:
+    """The audio files of a set, by id."""
+    return {item["id"]: folder / item["recording"]["sources"][0]["source"]
+            for item in read_manifest(folder / "cuts.jsonl.gz")}
 
 
 def _refuse_partnerless(names: dict[str, Path], partners: dict[str, Path], what: str, folder: Path) -> None:

@@ -305,8 +305,9 @@ def _imported(package: str) -> ModuleType:
     try:
         return import_module(package)
     except ImportError:
-        raise UserError(f"the Python package {package} is not installed; run `pip install -r requirements.txt` "
-                        "(pesq is compiled there and needs a C compiler)") from None
+        raise UserError(f"the Python package {package} is not installed; run `pip install -r "
+                        "egs/voicebank/requirements.txt -r requirements.txt` (pesq is compiled there, which needs a C "
+                        "compiler)") from None
 
 
 def _frames_of_pair(clean: np.ndarray, enhanced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ recordings are settled here once. Shapes: B recordings, T samples, L frames, N b
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -57,6 +58,11 @@ class Enhancer(nn.Module):
         self.config = config
 
     @property
+    def window_samples(self) -> int:
+        """Longer recordings are enhanced in windows of this length."""
+        return round(self.config.window_seconds * SAMPLE_RATE)
+
+    @property
     def look_ahead(self) -> int | None:
         """How many samples after it a sample of the output depends on, at most; None: on all there are."""
         return self.config.window - 1 if self.causal else None
@@ -94,30 +100,56 @@ class Enhancer(nn.Module):
         Recordings of more than `window_seconds` go through in windows, one at a time: memory does not grow with
         their length. How an item is cut into windows depends on its own length alone.
         """
-        size = round(self.config.window_seconds * SAMPLE_RATE)
         if lengths is None:
             lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
-        enhanced, long = torch.zeros_like(audio, dtype=torch.float32), lengths > size
+        enhanced, long = torch.zeros_like(audio, dtype=torch.float32), lengths > self.window_samples
         if not long.all():
             longest = int(lengths[~long].max())
             enhanced[~long, :longest] = self(audio[~long, :longest], lengths[~long])
         for item in torch.nonzero(long).flatten().tolist():
             length = int(lengths[item])
-            enhanced[item, :length] = self._in_windows(audio[item, :length], size)
+            enhanced[item, :length] = torch.cat(list(self.stream([audio[item, :length]], length)))
         return enhanced
 
-    def _in_windows(self, audio: Tensor, size: int) -> Tensor:
-        """[T] -> [T] from evenly spaced windows of `size` samples that overlap by a tenth or more."""
-        samples, fade = len(audio), size // 10
-        count = math.ceil((samples - fade) / (size - fade))
-        rise = (torch.arange(size, device=audio.device) + 1) / (fade + 1)
-        weights = torch.minimum(rise, rise.flip(0)).clamp(max=1)
-        total, weight = torch.zeros_like(audio, dtype=torch.float32), torch.zeros_like(audio, dtype=torch.float32)
-        for index in range(count):
-            start = index * (samples - size) // (count - 1)
-            total[start:start + size] += weights * self(audio[None, start:start + size])[0]
-            weight[start:start + size] += weights
-        return total / weight
+    @torch.no_grad()
+    def stream(self, pieces: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+        """Pieces [t] of a recording of `samples` samples, in order -> float32 pieces of it enhanced, as by `enhance`.
+
+        The windows are evenly spaced and overlap by a tenth or more; no more of the recording than a window and a
+        piece are held. Raises ValueError when the pieces hold fewer samples.
+        """
+        size, pieces = min(samples, self.window_samples), iter(pieces)
+        starts = window_starts(samples, size)
+        held = total = weight = torch.zeros(0)
+        for start, following in zip(starts, [*starts[1:], samples], strict=True):
+            while len(held) < size:
+                piece = next(pieces, None)
+                if piece is None:
+                    raise ValueError(f"ends {size - len(held)} samples early")
+                held = torch.cat([held.to(piece), piece])
+            fade = fades(size, len(starts) > 1, held.device)
+            total, weight = (F.pad(values.to(held.device), (0, size - len(values))) for values in (total, weight))
+            total, weight = total + fade * self(held[None, :size])[0], weight + fade
+            done = following - start
+            yield total[:done] / weight[:done]
+            held, total, weight = held[done:], total[done:], weight[done:]
+
+
+def window_starts(samples: int, size: int) -> list[int]:
+    """Where the windows of `size` samples begin that cover a recording; one when it is no longer than that."""
+    if samples <= size:
+        return [0] if samples else []
+    fade = size // 10
+    count = math.ceil((samples - fade) / (size - fade))
+    return [index * (samples - size) // (count - 1) for index in range(count)]
+
+
+def fades(size: int, overlapping: bool, device: torch.device) -> Tensor:
+    """Weights [size] of a window: rising over its first tenth and falling over its last, where it has neighbours."""
+    if not overlapping:
+        return torch.ones(size, device=device)
+    rise = (torch.arange(size, device=device) + 1) / (size // 10 + 1)
+    return torch.minimum(rise, rise.flip(0)).clamp(max=1)
 
 
 def frame_count(samples: Length, window: int, hop: int) -> Length:

@@ -30,6 +30,7 @@ method=csc       # how to learn first: csc, dino or any other name of a config; 
 config=          # the config (default: conf/mini/<method>.yaml for mini and without a GPU, else conf/<method>.yaml)
 rounds=2         # pseudo-label rounds after it, at most: they end when the labels settle; round.yaml beside the config
 final=yes        # yes: a last network on the last labels, final.yaml and large_margin.yaml beside the config; or no
+enhance=         # final.pt of a network of egs/voicebank: the adverse test set is scored enhanced by it, too
 data=            # folder for the prepared corpus (default: data/<corpus>)
 exp=             # folder for the run (default: exp/<corpus>_<method>)
 seed=1           # random seed of training and clustering; the corpus stays the same
@@ -60,7 +61,8 @@ existing_folders train_dir test_dir noise_dir rir_dir voxceleb1 voxceleb2 trial_
   fail "--stage $stage --stop-stage $stop_stage: the stages are 1 to 8, and the first comes before the last"
 [[ $final == yes || $final == no ]] || fail "--final is yes or no, not '$final'"
 [[ $method != floor || $rounds$final != 0no ]] || fail "--method floor --rounds 0 --final no: nothing would be learnt"
-absolute_paths config data exp
+[ -z "$enhance" ] || [ -f "$enhance" ] || fail "--enhance: there is no file $enhance"
+absolute_paths config data exp enhance
 cd "$root"
 data=${data:-data/$corpus} exp=${exp:-exp/${corpus}_$method}
 conf=egs/voxceleb/conf device=cuda launcher=()
@@ -132,12 +134,16 @@ train() {
     --seed "$seed" --device "$device" "${@:3}"
 }
 
+sets=("$data"/{train,test,test_adverse})
+[ -z "$enhance" ] || sets+=("$exp/test_adverse_enhanced")
+
 # FOLDER: what its network makes of every utterance.
 extract() {
-  local set
-  for set in train test test_adverse; do
+  local cuts set
+  for cuts in "${sets[@]}"; do
+    set=${cuts##*/}
     continues "$1/embeddings/$set.scp"
-    run local/extract_embeddings.py --checkpoint "$1/checkpoints/final.pt" --cuts "$data/$set" \
+    run local/extract_embeddings.py --checkpoint "$1/checkpoints/final.pt" --cuts "$cuts" \
       --out "$1/embeddings/$set" --device "$device"
   done
 }
@@ -165,10 +171,17 @@ if stage 3 "train $method" && [ "$method" != floor ]; then
 fi
 
 if stage 4 "extract embeddings"; then
-  for set in train test test_adverse; do
+  if [ -n "$enhance" ]; then
+    reads "$(dirname "$enhance")"
+    makes "$exp/test_adverse_enhanced"
+    run local/enhance.py --checkpoint "$enhance" --in "$data/test_adverse" --out "$exp/test_adverse_enhanced" \
+      --device "$device"
+  fi
+  for cuts in "${sets[@]}"; do
+    set=${cuts##*/}
     # The floor: mean and standard deviation of log-mel frames, whitened on train. What learns has to beat it.
     continues "$exp/floor/embeddings/$set.scp"
-    run local/extract_floor.py --train "$data/train" --cuts "$data/$set" --out "$exp/floor/embeddings/$set" \
+    run local/extract_floor.py --train "$data/train" --cuts "$cuts" --out "$exp/floor/embeddings/$set" \
       --device "$device"
   done
   [ "$method" = floor ] || extract "$exp"
@@ -177,12 +190,12 @@ fi
 labels=
 if stage 5 "pseudo-label rounds ($rounds)"; then
   for ((round = 1; round <= rounds; round++)); do
-    before=$labels labels=$exp/round$round/pseudo_labels.tsv
-    find_labels "$labels" "$before" "$last"
+    earlier=$labels labels=$exp/round$round/pseudo_labels.tsv
+    find_labels "$labels" "$earlier" "$last"
     if [ -f "$exp/round$round/settled" ]; then break; fi
     # From the second round on the network goes on from the round before; the first one may follow another network.
     train "$exp/round$round" "$beside/round.yaml" --labels "$labels" \
-      ${before:+--start-from "$last/checkpoints/final.pt"}
+      ${earlier:+--start-from "$last/checkpoints/final.pt"}
     last=$exp/round$round
     extract "$last"
   done
@@ -206,10 +219,17 @@ fi
 
 if stage 7 "score"; then
   makes "$exp/scores"
+  lists=("$data"/{test,test_adverse}/trials/*.txt)
+  if [ -n "$enhance" ]; then   # the same trials of enhanced recordings, under a name of their own
+    makes "$exp/trials"
+    run install -D -m 644 "$data/test_adverse/trials/adverse.txt" "$exp/trials/adverse_enhanced.txt"
+    lists+=("$exp/trials/adverse_enhanced.txt")
+  fi
   for system in "${systems[@]}"; do
-    for list in "$data"/{test,test_adverse}/trials/*.txt; do
-      set=$(basename "$(dirname "$(dirname "$list")")")
-      run local/score_trials.py --system "${system%%=*}" --embeddings "${system#*=}/embeddings/$set.scp" \
+    for list in "${lists[@]}"; do
+      set=$(basename "$(dirname "$(dirname "$list")")") embedded=$set
+      [ "$list" != "$exp/trials/adverse_enhanced.txt" ] || set=test_adverse embedded=test_adverse_enhanced
+      run local/score_trials.py --system "${system%%=*}" --embeddings "${system#*=}/embeddings/$embedded.scp" \
         --cohort "${system#*=}/embeddings/train.scp" --trials "$list" --speakers "$data/$set/speakers.tsv" \
         --out "$exp/scores" --device "$device"
     done

@@ -1,9 +1,13 @@
 """Something like speech, clean and with noise: real recordings are not for the project to pass on."""
 
+from importlib.util import find_spec
+
 import numpy as np
+import pytest
 from scipy.signal import lfilter
 
 RATE = 16000
+needs_pesq = pytest.mark.skipif(find_spec("pesq") is None, reason="pesq is not installed: it could not be compiled")
 FORMANTS = ((700, 1100, 2500), (300, 2200, 2900), (500, 900, 2400), (400, 1900, 2600))  # Hz
 
 

@@ -5,7 +5,9 @@ import soundfile
 from cslib.config import UserError
 from cslib.enhancement.folders import Scores, pair_folders, score_folders
 from cslib.enhancement.measures import MEASURES, measure
-from tests.enhancement.speech import RATE, noisy, pcm, talk
+from tests.enhancement.speech import RATE, needs_pesq, noisy, pcm, talk
+
+pytestmark = needs_pesq
 
 
 def write(path, samples, rate=RATE):

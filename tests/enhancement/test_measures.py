@@ -24,7 +24,7 @@ from cslib.enhancement.measures import (
     stoi,
     weighted_spectral_slope,
 )
-from tests.enhancement.speech import RATE, noisy, pcm, talk
+from tests.enhancement.speech import RATE, needs_pesq, noisy, pcm, talk
 
 # What was published for unprocessed test files of VoiceBank-DEMAND: PESQ, CSIG, CBAK, COVL, SSNR.
 PUBLISHED = {
@@ -166,6 +166,7 @@ def test_segmental_snr_by_hand():
     assert segmental_snr(clean, half) == pytest.approx(27.5, abs=0.2)            # mean of 35 and 20 dB
 
 
+@needs_pesq
 def test_perfect_enhancement_has_the_best_values():
     clean = talk(5)
     values, reason = measure(clean, clean)
@@ -175,6 +176,7 @@ def test_perfect_enhancement_has_the_best_values():
     assert values["si_sdr"] > 150
 
 
+@needs_pesq
 def test_less_noise_is_better_by_every_measure():
     clean = talk(6)
     worse, better = (measure(clean, noisy(clean, snr))[0] for snr in (0, 15))
@@ -183,6 +185,7 @@ def test_less_noise_is_better_by_every_measure():
         assert (better[name] > worse[name]) == rises, name
 
 
+@needs_pesq
 def test_integers_and_floats_of_one_file_score_the_same(pair):
     clean, enhanced = map(pcm, pair)
     expected, _ = measure(clean, enhanced)
@@ -191,6 +194,7 @@ def test_integers_and_floats_of_one_file_score_the_same(pair):
     assert halves == pytest.approx(expected, abs=1e-9)
 
 
+@needs_pesq
 def test_doubly_scaled_composite_is_apart_and_higher(pair):
     values, _ = measure(*pair)
     for name in ("csig", "cbak", "covl"):
@@ -199,6 +203,7 @@ def test_doubly_scaled_composite_is_apart_and_higher(pair):
     assert values["csig_doubly_scaled"] == expected.csig
 
 
+@needs_pesq
 def test_packages_get_the_clean_recording_first_at_16_khz(pair):
     from pesq import pesq
     from pystoi import stoi as pystoi
@@ -221,6 +226,7 @@ def test_estoi_repeats_itself_where_the_enhanced_recording_is_zero_and_leaves_ra
     assert np.random.random() == drawn
 
 
+@needs_pesq
 def test_digital_silence_gives_finite_values():
     clean = np.where(np.arange(2 * RATE) < RATE, 0, talk(8))
     for enhanced in (clean, noisy(clean)):
@@ -229,6 +235,7 @@ def test_digital_silence_gives_finite_values():
     assert log_likelihood_ratio(clean, clean) == 0
 
 
+@needs_pesq
 def test_what_fails_is_named_and_the_rest_is_measured():
     speech = talk(9, 21)
     values, reason = measure(speech, noisy(speech))
@@ -240,6 +247,7 @@ def test_what_fails_is_named_and_the_rest_is_measured():
     assert measure(clean, noisy(clean))[1].startswith("STOI: less than 0.4 s of it is not silent")
 
 
+@needs_pesq
 @pytest.mark.parametrize("clean, enhanced, reason", [
     (np.zeros(8000), talk(0, 0.5), "the clean recording is silent"),
     (talk(0, 0.5), np.full(8000, 0.1), "the enhanced recording is silent"),
@@ -251,6 +259,7 @@ def test_recordings_without_values_say_why(clean, enhanced, reason):
     assert measure(clean, enhanced)[1].startswith(reason)
 
 
+@needs_pesq
 def test_pesq_that_finds_no_speech_says_so():
     rng = np.random.default_rng(0)
     clean = np.zeros(RATE)

@@ -14,9 +14,10 @@ from cslib.config import UserError
 from cslib.enhancement.measures import HEADLINE, MEASURES
 from local import score_enhancement
 from local.score_enhancement import Options
-from tests.enhancement.speech import RATE, noisy, talk
+from tests.enhancement.speech import RATE, needs_pesq, noisy, talk
 
 ROOT = Path(score_enhancement.__file__).resolve().parent.parent
+pytestmark = needs_pesq
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import yaml
 from cslib.config import UserError
 from cslib.data.banks import BankWriter
 from cslib.training.checkpoint import load_encoder
-from tests.tiny_run import ENVIRONMENT, ROOT, command, encoder, losses, make_set, same_training, train, words
+from tests.enhancement.tiny_pairs import make_negative, make_pairs
+from tests.tiny_run import ENVIRONMENT, ROOT, command, encoder, log, losses, make_set, same_training, train, words
 
 
 @pytest.fixture
@@ -130,6 +131,56 @@ def test_run_with_other_noise_of_the_same_lengths_is_another_run(data, tmp_path,
             bank.add(np.random.default_rng(seed).integers(-9999, 9999, 16000).astype(np.int16))
         found.append(losses(train(data, tmp_path / "run", *options)))
     assert found[0] != found[1] and "inputs.noise" in capsys.readouterr().out
+
+
+PAIRED = """
+objective:
+  name: ccr
+  pairs: {crop_seconds: 0.3}
+  regulariser: {mode: ccr, warmup_steps: 1, space: {name: logmel, groups: 1}}
+  validation: {measure: si_sdr, recordings: 2, every: 2}
+network: {name: mask_gru, hidden: 4, layers: 1}
+training: {steps: 3, batch_size: 2, checkpoint_every: 2, log_every: 1, workers: 0}
+"""
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    made = {name: make_pairs(tmp_path / "data" / name, count=4, seconds=0.6) for name in ("train", "valid")}
+    for folder in made.values():
+        make_negative(tmp_path / "negative", folder, 0.5)
+    (tmp_path / "data/config.yaml").write_text(PAIRED)
+    return made["train"]
+
+
+def with_negatives(pairs, folder):
+    return ["--objective.negatives", f'["{folder}"]', "--objective.validation.pairs", str(pairs.with_name("valid"))]
+
+
+def test_an_objective_opens_the_data_that_it_needs(pairs, tmp_path):
+    train(pairs, tmp_path / "run", *with_negatives(pairs, tmp_path / "negative"))
+    first = log(tmp_path / "run")[0]
+    assert {"quality_1", "weight_1", "d_hard_1", "regulariser"} <= set(first)
+    assert load_encoder(tmp_path / "run/checkpoints/final.pt").enhance(torch.randn(1, 5000)).shape == (1, 5000)
+
+
+def test_files_of_a_config_count_by_what_they_hold_and_not_by_where_they_lie(pairs, tmp_path, capsys):
+    train(pairs, tmp_path / "run", *with_negatives(pairs, tmp_path / "negative"))
+    assert "negative" not in (tmp_path / "run/config.yaml").read_text().replace("negatives", "")
+    (tmp_path / "negative").rename(tmp_path / "moved")
+    train(pairs, tmp_path / "run", *with_negatives(pairs, tmp_path / "moved"))
+    assert "nothing to train" in capsys.readouterr().out
+    for name in ("train", "valid"):
+        make_negative(tmp_path / "other", pairs.with_name(name), 0.1)
+    train(pairs, tmp_path / "run", *with_negatives(pairs, tmp_path / "other"))
+    assert "inputs.utterances" in capsys.readouterr().out
+
+
+def test_what_makes_a_run_the_same_holds_no_more_for_an_objective_without_files(data, tmp_path):
+    run = train(data, tmp_path / "run", "--training.steps", "3")
+    identity = torch.load(run / "checkpoints/final.pt", weights_only=True)["identity"]
+    assert set(identity["config"]) == {"seed", "augment", "training", "objective", "network"}
+    assert set(identity["inputs"]) == {"utterances", "count", "noise", "labels", "start_from"}
 
 
 def test_speakers_serve_as_labels_only_when_they_are_given(data, tmp_path):

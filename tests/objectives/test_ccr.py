@@ -34,6 +34,7 @@ from cslib.representations import Space, SpaceConfig
 from cslib.training import checkpoint
 from cslib.training.distributed import Processes
 from cslib.training.loop import Trainer, TrainingConfig
+from tests.enhancement.speech import needs_pesq
 from tests.enhancement.tiny_pairs import make_negative, make_pairs
 
 LOGMEL = SpaceConfig("logmel", groups=2)
@@ -415,6 +416,7 @@ def test_what_cannot_be_measured_counts_as_poor_in_every_arm(data, monkeypatch):
     assert validation.of_recordings() == [3.0]
 
 
+@needs_pesq
 def test_pesq_is_measured_on_what_has_a_length_for_it(tmp_path):
     pairs = make_pairs(tmp_path / "valid", count=2, seconds=1.5)
     opened = PairedUtterances.open(pairs)

@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from cslib.models import mask_gru
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -102,9 +105,28 @@ def test_changed_config_trains_again_on_the_same_data(finished: tuple[Path, str]
 @pytest.mark.parametrize("method, systems", [("dino", ["floor", "dino", "round1"]), ("floor", ["floor", "round1"])])
 def test_rounds_start_from_any_embeddings(finished: tuple[Path, str], method: str, systems: list[str]) -> None:
     folder, _ = finished
+    assert systems_and_lists(one_round(folder, method)) == {
+        (system, trials) for system in systems for trials in ("clean", "adverse")}
+
+
+def test_adverse_trials_are_scored_again_after_enhancement(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    network = {"hidden": 4, "layers": 1}
+    torch.save({"config": {"network": {"name": "mask_gru", **network}},
+                "encoder": mask_gru.build(mask_gru.Config(**network)).state_dict()}, folder / "conf" / "enhancer.pt")
+    results = one_round(folder, "floor", "--enhance", "conf/enhancer.pt")
+    assert systems_and_lists(results) == {
+        (system, trials) for system in ("floor", "round1") for trials in ("clean", "adverse", "adverse_enhanced")}
+    rates = {row["trials"]: (row["eer"], row["targets"]) for row in results["rows"]
+             if row["system"] == "floor" and row["scoring"] == "cosine"}
+    assert rates["adverse"][1] == rates["adverse_enhanced"][1]
+
+
+def one_round(folder: Path, method: str, *options: str) -> dict:
+    """results.json of a run with a single pseudo-label round, which is removed."""
     exp = f"exp_{method}"
-    run(folder, "--method", method, "--config", f"conf/{method}.yaml", "--exp", exp, "--rounds", "1", "--final", "no")
+    run(folder, "--method", method, "--config", f"conf/{method}.yaml", "--exp", exp, "--rounds", "1", "--final", "no",
+        *options)
     results = json.loads((folder / exp / "results.json").read_text())
     shutil.rmtree(folder / exp)
-    assert systems_and_lists(results) == {
-        (system, trials) for system in systems for trials in ("clean", "adverse")}
+    return results

@@ -34,6 +34,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     (["--train-dir", "."], "--train-dir belongs to --corpus folder, and the corpus is mini"),
     (["--method", "guess"], "conf/mini/guess.yaml; in egs/voxceleb/conf/mini there are: csc.yaml"),
     (["--config", "guess.yaml"], "guess.yaml; in "),
+    (["--enhance", "none.pt"], "--enhance: there is no file none.pt"),
 ])
 def test_mistake_ends_with_one_sentence_and_nothing_is_made(
         tmp_path: Path, options: list[str], sentence: str) -> None:
@@ -68,6 +69,6 @@ def test_help_lists_every_stage_and_every_option(tmp_path: Path) -> None:
         assert f"\n  {number} {stage} " in done.stdout
     options = ["stage", "stop-stage", "corpus", "method", "config", "rounds", "final", "data", "exp", "seed", "nj",
                "gpus", "train-dir", "test-dir", "noise-dir", "rir-dir", "voxceleb1", "voxceleb2", "musan",
-               "rirs", "trial-lists"]
+               "rirs", "trial-lists", "enhance"]
     assert all(f"\n  --{option} " in done.stdout for option in options)
     assert list(tmp_path.iterdir()) == []

@@ -143,3 +143,27 @@ def test_active_environment_that_lacks_packages_says_which_and_how_to_install(
 
 def test_deleted_environment_that_is_still_named_is_passed_over(project: Project, tmp_path: Path) -> None:
     assert project.source(VIRTUAL_ENV=str(tmp_path / "deleted"))[1][-2:] == project.outcome
+
+
+def also(project: Project, **variables: str) -> subprocess.CompletedProcess:
+    """`. path.sh`, then what a recipe needs besides."""
+    (project.root / "more.txt").write_text("no-such-package==1.0\n")
+    clean = {name: value for name, value in os.environ.items()
+             if name not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH")}
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", '. ./path.sh; cslib_also_needs more.txt; echo went on'], cwd=project.root,
+        text=True, env={**clean, "CSLIB_PYTHON": str(project.stub), "STUB_LOG": str(project.log), **variables},
+        capture_output=True)
+
+
+def test_what_a_recipe_needs_besides_is_installed_or_told(project: Project, tmp_path: Path) -> None:
+    project.source()
+    done = also(project)
+    assert (done.returncode, project.installations, done.stderr) == (0, 2, "")
+    assert done.stdout == "installing no-such-package==1.0\nwent on\n"
+    done = also(project, STUB_PIP_STATUS="1")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "went on" not in done.stdout
+    assert "no-such-package==1.0 could not be installed" in done.stderr and "a C compiler" in done.stderr
+    done = also(project, VIRTUAL_ENV=str(environment(project, tmp_path / "active")))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "/active lacks no-such-package==1.0: run '" in done.stderr

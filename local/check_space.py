@@ -1,0 +1,42 @@
+"""Look at a feature space before training in it: is speech the further from clean speech there, the noisier it is?
+
+    python local/check_space.py --pairs data/mini_pairs/valid --negatives '["exp/mini_crn/none/enhanced"]' \\
+        --space.checkpoint exp/mini_crn/space/checkpoints/final.pt
+
+Prints a line for each group of features. Where the rank correlation with the SNR is not clearly negative, or negatives
+are not closer to the clean speech than the noisy speech is, the group can teach nothing: leave it out by a
+group_weight of 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cslib.config import UserError, run
+from cslib.data.pairs import PairedUtterances
+from cslib.enhancement.space_check import check_space, table
+from cslib.representations import SpaceConfig, open_space
+
+
+@dataclass
+class Options:
+    pairs: Path  # data/<corpus>/<set>, not the one that is tested on
+    negatives: list[Path] = field(default_factory=list)  # folders with <set>/<id>.wav
+    space: SpaceConfig = field(default_factory=SpaceConfig)  # what features are compared
+    recordings: int = 100  # how many of the set, spread over it evenly
+    device: str = "cpu"  # cpu, cuda, cuda:1, ...
+
+
+def main(options: Options) -> None:
+    if options.recordings < 3:
+        raise UserError(f"--recordings {options.recordings}: a correlation needs 3 or more")
+    pairs = PairedUtterances.open(options.pairs, [folder / options.pairs.name for folder in options.negatives])
+    rows = np.unique(np.linspace(0, len(pairs) - 1, options.recordings).round().astype(int))
+    print(table(check_space(open_space(options.space), pairs, rows, options.device)))
+
+
+if __name__ == "__main__":
+    run(main, Options)

@@ -1,0 +1,148 @@
+"""Gather what score_enhancement.py found for one run: results.json, tables on the screen, a picture of spectrograms.
+
+    python local/make_enhancement_results.py --exp exp/mini_crn --corpus mini --backbone crn --seed 1 \\
+        --test data/mini_pairs/test --noisy data/mini_pairs/noisy.tsv --seconds exp/mini_crn/seconds.json
+
+Reads <exp>/scores/<system>.tsv, the same table of the noisy recordings, and <exp>/<system>/log.jsonl for when
+negatives were beaten; writes <exp>/results.json and <exp>/spectrograms.png. Differences are of paired recordings:
+their intervals tell how far other recordings would move them, not how far another seed would.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from cslib.config import UserError, run
+from cslib.data.pairs import PairedUtterances, read_conditions
+from cslib.enhancement.folders import REPLICATES, Scores
+from cslib.enhancement.measures import HEADLINE, MEASURES
+from cslib.enhancement.plots import plot_spectrograms
+from cslib.files import read_json, write_json
+from local.make_results import commit
+
+ORDER = ("noisy", "none", "positive", "cr", "ccr")  # of the systems; others come after them
+SHOWN = ("noisy", "none", "ccr")  # in the picture, with the clean speech below
+COMPARED = ("pesq", "si_sdr")  # with `none`
+
+
+@dataclass
+class Options:
+    exp: Path  # run folder
+    corpus: str  # mini, folder, voicebank
+    backbone: str  # name of the network
+    seed: int  # of the training
+    test: Path  # data/<corpus>/test, the pairs that were scored
+    noisy: Path  # their scores before they were enhanced
+    recipe: str = "voicebank"  # folder of the recipe under egs/
+    seconds: Path | None = None  # JSON {stage: seconds}; none is known without it
+
+
+def main(options: Options) -> None:
+    found = {path.stem: Scores.read(path) for path in (options.exp / "scores").glob("*.tsv")}
+    if not found:
+        raise UserError(f"{options.exp}/scores: holds no scores; run local/score_enhancement.py first")
+    found["noisy"] = Scores.read(options.noisy)
+    systems = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    rows = [{"system": name, "backbone": options.backbone, "seed": options.seed, **_row(found[name])}
+            for name in systems]
+    differences = [_difference(name, found[name], found["none"]) for name in systems
+                   if "none" in found and name not in ("noisy", "none")]
+    beaten = {name: switches(options.exp / name / "log.jsonl") for name in systems}
+    write_json(options.exp / "results.json", {
+        "recipe": options.recipe, "corpus": options.corpus, "method": options.backbone, "seed": options.seed,
+        "commit": commit(), "rows": rows, "over_none": differences,
+        "negatives_beaten_at_step": {name: steps for name, steps in beaten.items() if steps is not None},
+        "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {}})
+    print(table(rows))
+    _print_comparisons(differences, beaten)
+    _picture(options, systems)
+
+
+def _row(scores: Scores) -> dict[str, Any]:
+    means, intervals = scores.means(), scores.intervals()
+    return {**{name: means[name] for name in HEADLINE}, **{f"{name}_ci95": intervals[name] for name in COMPARED},
+            "files": len(scores.names), "failed": len(scores.failures())}
+
+
+def _difference(name: str, scores: Scores, base: Scores) -> dict[str, Any]:
+    """Mean gain over the system `base`, over the recordings that have all measures in both."""
+    if scores.names != base.names:
+        raise UserError(f"scores of {name} and of none are of other recordings; score them again")
+    whole = np.array([not (one or other) for one, other in zip(scores.reasons, base.reasons, strict=True)])
+    if not whole.any():
+        raise UserError(f"no recording has all measures with both {name} and none; listen to a few of them")
+    gains = (scores.values - base.values)[whole]
+    means = gains[np.random.default_rng(0).integers(len(gains), size=(REPLICATES, len(gains)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    result: dict[str, Any] = {"system": name}
+    for measure in COMPARED:
+        column = MEASURES.index(measure)
+        result |= {measure: float(gains[:, column].mean()),
+                   f"{measure}_ci95": [float(low[column]), float(high[column])]}
+    return result
+
+
+def switches(log: Path) -> list[int | None] | None:
+    """The steps, to within a log line, by which 1, 2, ... negatives were beaten; None for those that never were.
+
+    None where there is no curriculum.
+    """
+    if not log.exists():
+        return None
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if "beaten" in line]
+    if not lines:
+        return None
+    count = sum(name.startswith("quality_") for name in lines[0])
+    # A line is a mean over its steps, so that a switch within it gives a fraction: it counts from the next one on.
+    return [next((line["step"] for line in lines if line["beaten"] > k - 1e-3), None) for k in range(1, count + 1)]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in aligned columns."""
+    digits = {"stoi": 3, "estoi": 3}
+    cells = [["system", *HEADLINE, "PESQ 95 %", "files", "failed"]]
+    for row in rows:
+        low, high = row["pesq_ci95"]
+        cells.append([row["system"], *(f"{row[name]:.{digits.get(name, 2)}f}" for name in HEADLINE),
+                      f"[{low:.2f}, {high:.2f}]", f"{row['files']:,}", str(row["failed"])])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) if at == 0 else cell.rjust(width)
+                               for at, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in cells)
+
+
+def _print_comparisons(differences: list[dict[str, Any]], beaten: dict[str, list[int | None] | None]) -> None:
+    for one in differences:
+        pesq, sdr = ([one[name], *one[f"{name}_ci95"]] for name in COMPARED)
+        print(f"{one['system']} over none: PESQ {pesq[0]:+.3f} [{pesq[1]:+.3f}, {pesq[2]:+.3f}], "
+              f"SI-SDR {sdr[0]:+.2f} dB [{sdr[1]:+.2f}, {sdr[2]:+.2f}]")
+    for name, steps in beaten.items():
+        if steps is not None:
+            print(f"{name}: negatives beaten by step " + ", ".join("never" if step is None else f"{step:,}"
+                                                                   for step in steps))
+
+
+def _picture(options: Options, systems: list[str]) -> None:
+    """One recording of middling noise, the same for every run on this test set."""
+    pairs = PairedUtterances.open(options.test)
+    snrs = sorted((condition.snr, name) for name, condition in read_conditions(options.test).items()
+                  if condition.snr is not None)
+    name = snrs[len(snrs) // 3][1] if snrs else pairs.id(0)
+    noisy, clean = pairs.read(pairs.ids().index(name)) / 32768
+    signals = {"noisy": noisy}
+    for system in SHOWN[1:]:
+        path = options.exp / system / "enhanced" / options.test.name / f"{name}.wav"
+        if system in systems and path.exists():
+            signals[system] = soundfile.read(path)[0]
+    plot_spectrograms({**signals, "clean": clean}, options.exp / "spectrograms.png",
+                      f"{options.corpus}, {options.backbone}, {name}")
+
+
+if __name__ == "__main__":
+    run(main, Options)

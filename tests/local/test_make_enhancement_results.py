@@ -1,0 +1,75 @@
+"""results.json of an enhancement run: its rows, gains over `none`, and when negatives were beaten."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cslib.config import UserError
+from cslib.enhancement.folders import Scores
+from cslib.enhancement.measures import HEADLINE, MEASURES
+from local import make_enhancement_results as script
+from tests.enhancement.tiny_pairs import make_pairs
+
+
+@pytest.fixture
+def options(tmp_path):
+    """A run with scores of noisy, none, extra and cr: each better than the one before by 0.5 in every measure."""
+    test = make_pairs(tmp_path / "data/test", count=4, seconds=0.5)
+    (test / "pairs.tsv").write_text("id\tsnr\tnoise\n" + "".join(f"u{n:02d}\t{5 * n}\tcafe\n" for n in range(4)))
+    base = np.random.default_rng(0).normal(2, 1, (4, len(MEASURES)))
+    for gain, name in enumerate(("noisy", "none", "extra", "cr")):
+        reasons = ["", "", "", "PESQ: silent" if name == "cr" else ""]
+        path = tmp_path / ("noisy.tsv" if name == "noisy" else f"exp/scores/{name}.tsv")
+        Scores([f"u{n:02d}" for n in range(4)], base + 0.5 * gain, reasons).write(path)
+    return script.Options(exp=tmp_path / "exp", corpus="mini", backbone="crn", seed=3, test=test,
+                          noisy=tmp_path / "noisy.tsv")
+
+
+def log(folder, beaten):
+    folder.mkdir(parents=True)
+    lines = [{"step": 10 * n, "beaten": value, "quality_1": 1, "quality_2": 2} for n, value in enumerate(beaten, 1)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_rows_gains_and_picture(options, capsys):
+    log(options.exp / "cr", [0.0, 0.4, 1.0, 1.0])
+    script.main(options)
+    results = json.loads((options.exp / "results.json").read_text())
+    assert [row["system"] for row in results["rows"]] == ["noisy", "none", "cr", "extra"]
+    assert all(set(HEADLINE) <= set(row) and (row["backbone"], row["seed"]) == ("crn", 3) for row in results["rows"])
+    assert [(row["files"], row["failed"]) for row in results["rows"]] == [(4, 0), (4, 0), (4, 1), (4, 0)]
+    gains = {one["system"]: one for one in results["over_none"]}
+    assert set(gains) == {"cr", "extra"}
+    assert gains["cr"]["pesq"] == pytest.approx(1.0) and gains["extra"]["si_sdr"] == pytest.approx(0.5)
+    assert gains["cr"]["pesq_ci95"] == pytest.approx([1.0, 1.0]), "paired: the spread over recordings is gone"
+    assert results["negatives_beaten_at_step"] == {"cr": [30, None]}
+    assert (options.exp / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "cr over none: PESQ +1.000 [+1.000, +1.000]" in printed
+    assert "cr: negatives beaten by step 30, never" in printed
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    values = np.arange(2.0 * len(MEASURES)).reshape(2, -1)
+    values[1, 0] = np.nan
+    Scores(["a", "b/c d"], values, ["", "PESQ: no"]).write(tmp_path / "t.tsv")
+    read = Scores.read(tmp_path / "t.tsv")
+    assert (read.names, read.reasons) == (["a", "b/c d"], ["", "PESQ: no"])
+    np.testing.assert_array_equal(read.values, values)
+    (tmp_path / "t.tsv").write_text("file\tpesq\na\t1\n")
+    with pytest.raises(UserError, match="no table of measures"):
+        Scores.read(tmp_path / "t.tsv")
+
+
+def test_scores_of_other_recordings_are_refused(options):
+    scores = Scores.read(options.noisy)
+    Scores([f"x{name}" for name in scores.names], scores.values, scores.reasons).write(options.exp / "scores/cr.tsv")
+    with pytest.raises(UserError, match="of other recordings"):
+        script.main(options)
+
+
+def test_no_scores_is_one_sentence(options, tmp_path):
+    options.exp = tmp_path / "other"
+    with pytest.raises(UserError, match="holds no scores"):
+        script.main(options)

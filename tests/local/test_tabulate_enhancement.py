@@ -1,0 +1,42 @@
+"""Runs of several seeds in one table: means over seeds, and gains paired by recording."""
+
+import numpy as np
+import pytest
+
+from cslib.config import UserError
+from cslib.enhancement.folders import Scores
+from cslib.enhancement.measures import HEADLINE, MEASURES
+from cslib.files import write_json
+from local.tabulate_enhancement import Options, main
+
+NAMES = [f"u{n}" for n in range(30)]
+
+
+def run_folder(folder, seed, gain, names=NAMES):
+    """Scores of a run in which cr is better than none by `gain`, whatever the recording."""
+    base = np.random.default_rng(7).normal(2, 1, (len(names), len(MEASURES)))
+    rows = []
+    for system, values in (("none", base), ("cr", base + gain)):
+        Scores(names, values, [""] * len(names)).write(folder / "scores" / f"{system}.tsv")
+        means = {name: float(values[:, MEASURES.index(name)].mean()) for name in HEADLINE}
+        rows.append({"system": system, "backbone": "crn", "seed": seed, **means})
+    write_json(folder / "results.json", {"method": "crn", "rows": rows, "over_none": []})
+    return folder
+
+
+def test_means_over_seeds_and_paired_gains(tmp_path, capsys):
+    runs = [run_folder(tmp_path / f"r{seed}", seed, gain) for seed, gain in ((1, 0.1), (2, 0.3))]
+    main(Options(runs=",".join(map(str, runs)), out=tmp_path / "table.md"))
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert capsys.readouterr().out.splitlines() == lines
+    assert [line.split(" | ")[1] for line in lines if line.startswith("| crn | ")][:2] == ["none", "cr"]
+    gains = [line for line in lines if " over " in line]
+    # The spread over recordings, ten times the gain, is in neither interval.
+    assert gains == ["| crn | cr over none | +0.200 [+0.200, +0.200] | +0.100, +0.300 | +0.200 [+0.200, +0.200] | "
+                     "+0.100, +0.300 |"]
+
+
+def test_a_run_of_another_recipe_is_refused(tmp_path):
+    write_json(tmp_path / "results.json", {"method": "csc", "rows": []})
+    with pytest.raises(UserError, match="give folders of egs/voicebank"):
+        main(Options(runs=str(tmp_path)))

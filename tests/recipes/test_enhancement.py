@@ -1,0 +1,120 @@
+"""egs/voicebank/run.sh: what it says to what it is told, and from a few pairs of recordings to results.json."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from cslib.config import load_yaml
+from cslib.enhancement.measures import HEADLINE
+from tests.enhancement.speech import noisy, pcm, talk
+
+ROOT = Path(__file__).parents[2]
+RUN = ROOT / "egs" / "voicebank" / "run.sh"
+CONF = RUN.parent / "conf"
+ENVIRONMENT = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+STAGES = 7
+
+
+def call(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["bash", RUN, "--data", "data", "--exp", "exp", "--gpus", "0", *options], cwd=folder,
+                          env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--stage", "8"], "--stage 8 --stop-stage 7: the stages are 1 to 7"),
+    (["--corpus", "timit"], "--corpus is mini, folder or voicebank, not 'timit'"),
+    (["--corpus", "folder"], "--clean-dir is missing: --corpus folder needs it"),
+    (["--corpus", "voicebank"], "--voicebank is missing"),
+    (["--clean-dir", "."], "--clean-dir belongs to --corpus folder, and the corpus is mini"),
+    (["--backbone", "guess"], "conf/mini/guess.yaml; in egs/voicebank/conf/mini there are: crn.yaml mask_gru.yaml"),
+    (["--arms", "none better"], "there is no 'better'; there are: ccr cr cr_matched fixed hard_only literal none pos"),
+    (["--negatives", "10 200"], "--negatives: '200' is no percentage from 1 to 100"),
+    (["--negatives", ""], "--negatives: ccr and its controls need one or more"),
+    (["--space", "none.pt"], "/none.pt"),
+    (["--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
+])
+def test_mistake_ends_with_one_sentence_and_nothing_is_made(
+        tmp_path: Path, options: list[str], sentence: str) -> None:
+    done = call(tmp_path, *options)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert done.stderr.startswith("error: ") and sentence in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_stage_and_option(tmp_path: Path) -> None:
+    done = call(tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for number, stage in enumerate(["data", "space", "none", "arms", "enhance", "score", "results"], start=1):
+        assert f"\n  {number} {stage} " in done.stdout
+    for option in ("corpus", "backbone", "arms", "negatives", "space", "bundle", "clean-dir", "voicebank"):
+        assert f"\n  --{option} " in done.stdout
+
+
+def test_every_config_is_one_that_training_takes() -> None:
+    from cslib.config import parse
+    from local.train import options_of_command
+
+    configs = [path for path in CONF.glob("**/*.yaml") if path.parent.name != "arms" and path.name != "space.yaml"]
+    assert {path.stem for path in configs} == {"crn", "mask_gru", "tf_conformer"}
+    for config in configs:
+        for arm in (CONF / "arms").iterdir():
+            argv = ["--config", str(config), "--config", str(arm), "--data", "d", "--exp", "e"]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", ["train.py", *argv])
+                options = parse(options_of_command())
+            assert options.objective.regulariser.mode == load_yaml(arm)["objective"]["regulariser"]["mode"]
+            assert options.network.name == config.stem
+    for space in CONF.glob("**/space.yaml"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["train.py", "--config", str(space), "--data", "d", "--exp", "e"])
+            assert parse(options_of_command()).network.name == "resnet"
+
+
+def recordings(folder: Path) -> None:
+    """folder/{learn,test}/{clean,noisy}/*.wav"""
+    for part, count, seed in (("learn", 8, 0), ("test", 3, 50)):
+        for n in range(count):
+            clean = 0.2 * talk(seed + n, 1.0 + 0.03 * n)
+            for side, samples in (("clean", clean), ("noisy", noisy(clean, 5.0, seed=seed + n))):
+                (folder / part / side).mkdir(parents=True, exist_ok=True)
+                soundfile.write(folder / part / side / f"u{n}.wav", pcm(samples), 16000)
+
+
+def run(folder: Path, *options: str) -> str:
+    done = call(folder, "--corpus", "folder", "--clean-dir", "learn/clean", "--noisy-dir", "learn/noisy",
+                "--test-clean-dir", "test/clean", "--test-noisy-dir", "test/noisy", "--backbone", "mask_gru",
+                "--config", "conf/mask_gru.yaml", "--arms", "none ccr", "--negatives", "50 100", "--nj", "1", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.end_to_end
+def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
+    pytest.importorskip("pesq", reason="PESQ could not be compiled here")
+    recordings(tmp_path)
+    shutil.copytree(Path(__file__).parent / "conf", tmp_path / "conf")
+    printed = run(tmp_path)
+    exp = tmp_path / "exp"
+    results = json.loads((exp / "results.json").read_text())
+    assert [(row["system"], row["backbone"], row["seed"]) for row in results["rows"]] == \
+        [("noisy", "mask_gru", 1), ("none", "mask_gru", 1), ("ccr", "mask_gru", 1)]
+    for row in results["rows"]:
+        assert np.isfinite([row[name] for name in HEADLINE]).all() and row["files"] == 3
+    assert [one["system"] for one in results["over_none"]] == ["ccr"]
+    assert set(results["negatives_beaten_at_step"]) == {"ccr"} and len(results["negatives_beaten_at_step"]["ccr"]) == 2
+    assert set(results["seconds"]) == {str(stage) for stage in range(1, STAGES)}
+    assert (exp / "spectrograms.png").stat().st_size > 0
+    assert "ccr over none: PESQ" in printed and "rank correlation with SNR" in printed
+    for made in ("none_50/enhanced/train", "none/enhanced/valid", "ccr/enhanced/test"):
+        assert list((exp / made).glob("*.wav")), made
+    assert not list(tmp_path.rglob("*.new")) and not list(tmp_path.rglob(".writing-*"))
+
+    again = run(tmp_path)
+    assert again.count(": done already; to run it again delete ") == STAGES and "python local/" not in again
