@@ -12,8 +12,9 @@ from tests.tiny_run import ENVIRONMENT, ROOT
 def compare(folder: Path, one: str, other: str) -> subprocess.CompletedProcess:
     (folder / "one.yaml").write_text(one)
     (folder / "other.yaml").write_text(other)
-    return subprocess.run([sys.executable, "utils/same_network.py", folder / "one.yaml", folder / "other.yaml"], cwd=ROOT,
-                          env=ENVIRONMENT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "utils/same_network.py", folder / "one.yaml", folder / "other.yaml"], cwd=ROOT,
+        env=ENVIRONMENT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("other, same", [
