@@ -18,6 +18,9 @@
 #   dino           DINO, conf/mini/dino.yaml, and what goes beyond its paper
 #     dino           the method as it is
 #     centred        the teacher's answers centred, as in the paper, not balanced
+#     slow_teacher   its momentum as in the paper
+#     no_head_norm   no normalisation in the head, as in the paper
+#     clean_teacher  it hears the crops as they were recorded
 #     spread         with the variance and covariance terms of RDINO
 #     dino_csc       with mixtures of two talkers: separation as an auxiliary objective
 #   positives      a finished DINO goes on: --from
@@ -57,7 +60,7 @@ parse_options "$@"
 
 case $table in
   csc) base=csc defaults="attention mean table no_separation no_contrast supervised" ;;
-  dino) base=dino defaults="dino centred spread dino_csc" ;;
+  dino) base=dino defaults="dino centred slow_teacher no_head_norm clean_teacher spread dino_csc" ;;
   positives) base=dino defaults="utterance cluster" ;;
   clusters) base=round defaults="silhouette stability threshold fixed_50 fixed_100 fixed_200" ;;
   noisy_labels) base=round
