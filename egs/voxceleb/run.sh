@@ -184,8 +184,8 @@ fi
 labels='' last_config=$config
 if stage 5 "pseudo-label rounds ($rounds)"; then
   for ((round = 1; round <= rounds; round++)); do
-    before=$labels labels=$exp/round$round/pseudo_labels.tsv
-    find_labels "$labels" "$before" "$last"
+    earlier=$labels labels=$exp/round$round/pseudo_labels.tsv
+    find_labels "$labels" "$earlier" "$last"
     if [ -f "$exp/round$round/settled" ]; then break; fi
     if [ -f "$last/checkpoints/final.pt" ] && python utils/same_network.py "$last_config" "$round_config"; then
       train "$exp/round$round" "$again_config" --labels "$labels" --start-from "$last/checkpoints/final.pt"
