@@ -217,9 +217,10 @@ fi
 
 if stage 7 "score"; then
   makes "$exp/scores"
-  scorings=(--scoring "cosine,mean,asnorm")
-  [ "$plda" = no ] || scorings=(--scoring "cosine,mean,asnorm,plda" --labels "$labels")
   for system in "${systems[@]}"; do
+    scorings=(--scoring "cosine,mean,asnorm")
+    # The floor is what no training at all gives, and a PLDA is trained.
+    [[ $plda == no || ${system%%=*} == floor ]] || scorings=(--scoring "cosine,mean,asnorm,plda" --labels "$labels")
     for list in "$data"/{test,test_adverse}/trials/*.txt; do
       set=$(basename "$(dirname "$(dirname "$list")")")
       run local/score_trials.py --system "${system%%=*}" --embeddings "${system#*=}/embeddings/$set.scp" \

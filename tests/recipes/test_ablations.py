@@ -96,6 +96,8 @@ def test_arm_changes_what_it_says_and_nothing_else(arm: Path, utterances: Uttera
         options = parse(train.options_of_command())
     assert leaves(vars_of(options)) == base | leaves(stated)
 
+    if "dino" in options.objective.name:
+        options.objective.held_out = 0      # more than the few utterances that there are here
     labelled = arm.parent.name == "noisy_labels" or called(arm) in ("csc/supervised", "positives/cluster")
     labels = torch.arange(len(utterances)).numpy() // 2 if labelled else None
     task = Task(utterances, Banks(), AugmentConfig(), options.training.batch_size, 0, 10, options.network, labels)
@@ -137,8 +139,8 @@ def test_labels_of_a_finished_run_are_clustered_in_every_way(corpus: Path) -> No
         writer.add(ids, (np.eye(3)[np.arange(8) % 3] + 0.1 * rng.standard_normal((8, 3))).astype(np.float32))
     (corpus / "round.yaml").write_text("objective: {name: margin, crops: {seconds: 0.5}}\n" + ROUND)
     options = ["--seeds", "1", "--config", "round.yaml", "--jobs", "1", "--from", "run_SEED"]
-    for table, arms in (("clusters", "silhouette threshold"), ("noisy_labels", "none posterior")):
-        done = run(corpus, "--table", table, "--arms", arms, "--exp", table, *options)
+    for table, arm in (("clusters", "threshold"), ("noisy_labels", "posterior")):
+        done = run(corpus, "--table", table, "--arms", arm, "--exp", table, *options)
         assert done.returncode == 0, done.stdout + done.stderr
         text = (corpus / table / "table.md").read_text()
         assert all(column in text for column in ("| clusters |", "| NMI |", "| accuracy on its labels |"))
