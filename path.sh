@@ -113,3 +113,6 @@ case :${PYTHONPATH:-}: in
   *) export PYTHONPATH=$cslib_root${PYTHONPATH:+:$PYTHONPATH} ;;
 esac
 export PYTHONUNBUFFERED=1   # a log file grows while the recipe runs
+# glibc hands large blocks back to the kernel and asks for them anew in every step of a training: clearing their pages
+# takes a fifth of the time on a CPU. These let it keep them.
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-4294967296}

@@ -22,6 +22,7 @@ import faiss
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.special import log_softmax
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
@@ -43,7 +44,8 @@ class ClusterConfig:
     candidates: list[int] = field(default_factory=list)
     sample: int = 20_000  # utterances that the silhouette is averaged over
     repeats: int = 3  # for choose=stability: pairs of random subsamples
-    min_size: int = 1  # utterances in smaller clusters are rejected: label -1
+    min_posterior: float = 0.0  # utterances with a smaller probability of their own cluster are rejected: label -1
+    min_size: int = 1  # so are those in smaller clusters
     seed: int = 0
 
 
@@ -94,15 +96,19 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig) -> Clustering:
     """Pseudo-labels of embeddings float32 [n, E].
 
     Raises UserError when there is nothing to cluster, when more clusters are asked for than there are
-    centroids, or when every cluster is smaller than `min_size`.
+    centroids, or when nothing is left in clusters of `min_size`.
     """
     vectors = normalise(embeddings)
     tree = grow(vectors, config)
     chosen, table = choose_clusters(vectors, tree, config)
-    labels = by_size(partition(vectors, tree, chosen, config), config.min_size)
+    labels = partition(vectors, tree, chosen, config)
+    if config.min_posterior:
+        labels[posteriors(vectors, labels) < config.min_posterior] = -1
+    labels = by_size(labels, config.min_size)
     if labels.max() < 0:
         raise UserError(
-            f"all {chosen:,} clusters have fewer than {config.min_size} utterances; lower --min-size"
+            f"all {chosen:,} clusters have fewer than {config.min_size} utterances that are let in; lower "
+            "--min-size or --min-posterior"
         )
     return Clustering(labels, int(labels.max()) + 1, int(np.count_nonzero(labels < 0)), chosen, table)
 
@@ -345,15 +351,35 @@ def _silhouettes(vectors: np.ndarray, labels: np.ndarray, sums: np.ndarray, coun
 # ---- labels ----
 
 
+def posteriors(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float32 [n]: probability of each vector's own cluster, under a Gaussian for each cluster and weights by size.
+
+    vectors [n, E] of unit length, labels int [n] from 0 without gaps. The lab of Cho et al. (2022) filters by it in a
+    later recipe, with a diagonal covariance for every cluster. Here all share one: clusters of ten utterances tell
+    little of the spread in each of hundreds of dimensions.
+    """
+    sums, counts = group_sums(vectors, labels)
+    means = sums / counts[:, None]
+    spread = np.sqrt((vectors**2).mean(0) - (counts[:, None] * means**2).sum(0) / len(vectors)) + 1e-6
+    scaled, centres = vectors / spread, (means / spread).astype(np.float32)
+    offsets = np.log(counts / counts.sum()) - (centres**2).sum(1) / 2
+    own = []
+    for i in range(0, len(vectors), BLOCK):
+        likelihoods = log_softmax(scaled[i : i + BLOCK] @ centres.T + offsets, axis=1)
+        own.append(likelihoods[np.arange(len(likelihoods)), labels[i : i + BLOCK]])
+    return np.exp(np.concatenate(own)).astype(np.float32)
+
+
 def by_size(labels: np.ndarray, min_size: int = 1) -> np.ndarray:
-    """Labels renumbered by falling size (0 the largest, equals by first utterance); small clusters -> -1."""
+    """Labels renumbered by falling size (0 the largest, equals by first utterance); small clusters, and -1, -> -1."""
     names, first, inverse, sizes = np.unique(
         labels, return_index=True, return_inverse=True, return_counts=True
     )
+    sizes[names < 0] = 0
     order = np.lexsort((first, -sizes))
     rank = np.empty(len(names), dtype=np.int64)
     rank[order] = np.arange(len(names))
-    rank[sizes < min_size] = -1
+    rank[sizes < max(1, min_size)] = -1
     return rank[inverse]
 
 

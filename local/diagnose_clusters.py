@@ -1,4 +1,4 @@
-"""Compare pseudo-labels with the true speakers. Only prints: nothing in a recipe may depend on it.
+"""Compare pseudo-labels with the true speakers. To be read by people: nothing in a recipe may depend on it.
 
     python local/diagnose_clusters.py --labels exp/mini_csc/round1/pseudo_labels.tsv \\
         --speakers data/mini/train/speakers.tsv
@@ -12,6 +12,7 @@ from pathlib import Path
 from cslib.clustering import compare
 from cslib.config import run
 from cslib.data.labels import read_table
+from cslib.files import write_json
 from cslib.scoring.speakers import read_speakers
 
 
@@ -19,14 +20,18 @@ from cslib.scoring.speakers import read_speakers
 class Options:
     labels: Path  # what cluster_embeddings.py wrote
     speakers: Path  # data/<set>/speakers.tsv
+    out: Path | None = None  # .json to write the figures to as well
 
 
 def main(options: Options) -> None:
     table = {name: label for name, label in read_table(options.labels).items() if label != "-1"}
     speakers = read_speakers(options.speakers, list(table))
     scores = compare(list(table.values()), speakers)
+    clusters = len(set(table.values()))
+    if options.out:
+        write_json(options.out, {"clusters": clusters, "kept": len(table), **scores})
     print(
-        f"{len(table):,} utterances, {len(set(table.values())):,} clusters, {len(set(speakers)):,} speakers: "
+        f"{len(table):,} utterances, {clusters:,} clusters, {len(set(speakers)):,} speakers: "
         f"NMI {scores['nmi']:.3f}, ARI {scores['ari']:.3f}, purity {scores['purity']:.3f}"
     )
 

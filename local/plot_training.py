@@ -4,8 +4,9 @@ r"""Draw the learning curves of one run or several: the loss, its parts and the 
         --reference egs/voxceleb/curves/mini_dino.json
 
 Writes <out>.png, a small picture for every value, and <out>.json, the numbers in it: at most --points for each run and
-value. Kept beside a recipe, that JSON is the --reference by which somebody else sees whether a training goes as it
-should: its curves are drawn in grey behind the run's own.
+value. Error rates are among them where score_checkpoints.py has measured some. Kept beside a recipe, that JSON is the
+--reference by which somebody else sees whether a training goes as it should: its curves are drawn in grey behind the
+run's own.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main(options: Options) -> None:
     if options.points < 1:
         raise UserError(f"--points {options.points}: give 1 or more")
     folders = [Path(folder) for folder in options.runs.split(",")]
-    curves = {name: thinned(read_log(folder / "log.jsonl"), options.points)
+    curves = {name: thinned(read_run(folder), options.points)
               for name, folder in zip(names_of(folders), folders, strict=True)}
     reference = read_curves(options.reference) if options.reference else {}
     png, kept = (options.out.with_name(options.out.name + ending) for ending in (".png", ".json"))
@@ -50,6 +51,16 @@ def main(options: Options) -> None:
     for name, values in curves.items():
         print(f"{name}: {len(values) - 1} curves of {len(values['step'])} points, up to step {values['step'][-1]:,}")
     print(f"{png}, {kept}")
+
+
+def read_run(folder: Path) -> list[dict[str, float]]:
+    """The log of a run; in it, at the first line that is not before them, the error rates of its kept encoders."""
+    lines, rates = read_log(folder / "log.jsonl"), folder / "error_rates.json"
+    for step, values in (read_json(rates) if rates.exists() else {}).items():
+        later = [line for line in lines if line["step"] >= int(step)]
+        if later:
+            later[0].update(values)
+    return lines
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -87,7 +98,9 @@ def thinned(lines: list[dict[str, float]], points: int) -> Curves:
     curves: Curves = {"step": [lines[rows[-1]]["step"] for rows in stretches]}
     for name in names:
         values = np.array([line.get(name, math.nan) for line in lines], dtype=float)
-        means = [values[rows].mean() for rows in stretches]
+        # Lines without a value are left out of its mean; a NaN that was logged stays one.
+        there = np.array([name in line for line in lines])
+        means = [values[rows[there[rows]]].mean() if there[rows].any() else math.nan for rows in stretches]
         curves[name] = [float(f"{mean:.5g}") if math.isfinite(mean) else None for mean in means]
     return curves
 
@@ -147,14 +160,15 @@ def plot(curves: dict[str, Curves], reference: dict[str, Curves], path: Path) ->
 
 
 def draw(axes: Axes, name: str, curves: dict[str, Curves], reference: dict[str, Curves]) -> None:
-    """One value of all runs over the step, those for reference behind; a gap where a run has no number."""
+    """One value of all runs over the step, those for reference behind; drawn through where a run has no number."""
     behind = [("reference", one, "0.7", 3.0) for one in reference.values()]
     own = [(label, one, f"C{at % 10}", 1.2) for at, (label, one) in enumerate(curves.items())]
     for label, one, colour, width in behind + own:
         if name in one:
-            values = np.array(one[name], dtype=float)  # None becomes NaN, which is not drawn
-            axes.plot(one["step"], values, color=colour, linewidth=width, label=label,
-                      marker="." if len(values) < 10 else None)
+            values = np.array(one[name], dtype=float)  # None becomes NaN
+            known = np.isfinite(values)
+            axes.plot(np.array(one["step"])[known], values[known], color=colour, linewidth=width, label=label,
+                      marker="." if known.sum() < 10 else None)
     axes.set_title(name.replace("_", " "), fontsize="small")
     axes.tick_params(labelsize="x-small")
     axes.grid(linewidth=0.4, alpha=0.6)

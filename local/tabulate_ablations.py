@@ -23,8 +23,11 @@ from cslib.scoring.bootstrap import eer_interval
 from cslib.scoring.score_files import read_scores
 from cslib.scoring.speakers import read_speakers
 
+# What trainings log, and what diagnose_clusters.py writes of their labels; whatever a run has becomes a column.
 HEALTH = {"si_snr_improvement": "SI-SNR improvement, dB", "mi_bound": "MI bound, nats",
-          "nearest_identity": "nearest identity"}
+          "nearest_identity": "nearest identity", "agreement": "agreement of crops", "effective_rank": "effective rank",
+          "accuracy": "accuracy on its labels", "kept": "labels believed"}
+LABELS = {"clusters": "clusters", "nmi": "NMI", "purity": "purity"}
 DRAWS = 200  # bootstrap draws of the test speakers
 
 
@@ -65,7 +68,8 @@ def table(arms: dict[str, dict[int, Path]]) -> list[str]:
                          for arm, runs in arms.items())]]
     for trials in lists:
         columns += [rates(arms, trials), differences(arms, trials)]
-    columns += [health(arms, name) for name in HEALTH]
+    columns += [health(arms, name) for name in HEALTH] + [of_labels(arms, name) for name in LABELS]
+    columns = [column for column in columns if any(column[1:]) or not column[0]]
     header, *lines = zip(*columns, strict=True)
     return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
 
@@ -110,9 +114,20 @@ def drawn_rates(scored: Path) -> np.ndarray:
 
 
 def health(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
-    """Column: what the trainings logged last, mean over the seeds."""
-    return [HEALTH[name], *(f"{mean(_last_line(run / 'log.jsonl')[name] for run in runs.values()):.2f}"
+    """Column: what the trainings logged last, mean over the seeds; empty where they do not log it."""
+    return [HEALTH[name], *(_mean([_last_line(run / "log.jsonl").get(name) for run in runs.values()])
                             for runs in arms.values())]
+
+
+def of_labels(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
+    """Column: what the pseudo-labels are like, mean over the seeds; empty where there are none."""
+    files = {arm: [run / "diagnosis.json" for run in runs.values()] for arm, runs in arms.items()}
+    return [LABELS[name], *(_mean([read_json(file)[name] if file.exists() else None for file in of_arm])
+                            for of_arm in files.values())]
+
+
+def _mean(values: list[float | None]) -> str:
+    return "" if None in values else f"{mean(values):.2f}"
 
 
 def notes(arms: dict[str, dict[int, Path]]) -> list[str]:

@@ -1,6 +1,7 @@
 """Put several runs (seeds, methods) into one markdown table, for RESULTS.md.
 
     python local/tabulate_runs.py --runs exp/mini_csc_1,exp/mini_csc_2,exp/mini_csc_3 --out table.md
+    python local/tabulate_runs.py --layout starts --runs exp/mini_csc_1,exp/mini_dino_1 --out starts.md
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from cslib.config import run
+from cslib.config import UserError, run
 from cslib.files import read_json, write_lines
 
 KEYS = ("corpus", "method", "system", "trials", "scoring")
@@ -21,11 +22,14 @@ KEYS = ("corpus", "method", "system", "trials", "scoring")
 class Options:
     runs: str  # run folders, each with a results.json, with commas between
     out: Path  # markdown file
+    layout: str = "systems"  # systems: a line for each | starts: a line for each method, a column for each system
 
 
 def main(options: Options) -> None:
     runs = [read_json(Path(folder) / "results.json") for folder in options.runs.split(",")]
-    lines = table(runs)
+    if options.layout not in LAYOUTS:
+        raise UserError(f"--layout is {' or '.join(LAYOUTS)}, not {options.layout!r}")
+    lines = LAYOUTS[options.layout](runs)
     write_lines(options.out, lines)
     print("\n".join(lines))
 
@@ -49,6 +53,29 @@ def _cells(group: list[tuple[int, dict[str, Any]]]) -> list[str]:
         f"{mean(row['min_dcf_0.01'] for row in rows):.3f}",
         f"{rows[0]['targets']:,} / {rows[0]['nontargets']:,}",
     ]
+
+
+def starts(runs: list[dict[str, Any]]) -> list[str]:
+    """What the rounds make of each start: a line for every method and trial list; EER by cosine."""
+    rates: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in runs:
+        for row in one["rows"]:
+            if row["scoring"] == "cosine" and (row["system"] != "floor" or one["method"] == "floor"):
+                system = "start" if row["system"] == one["method"] else row["system"]
+                rates[row["trials"], one["method"]][system].append(row["eer"])
+    found = {system for of_method in rates.values() for system in of_method}
+    systems = ["start", *sorted(found - {"start", "final"}), *({"final"} & found)]
+    lines = [[trials, method, *(_mean_and_each(of_method.get(system, [])) for system in systems)]
+             for (trials, method), of_method in sorted(rates.items())]
+    header = ["trials", "start from", *systems]
+    return [_line(cells) for cells in (header, ["---"] * len(header), *lines)]
+
+
+def _mean_and_each(rates: list[float]) -> str:
+    return f"{mean(rates):.2f} ({', '.join(f'{rate:.2f}' for rate in rates)})" if rates else ""
+
+
+LAYOUTS = {"systems": table, "starts": starts}
 
 
 def _line(cells: list[str]) -> str:

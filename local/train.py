@@ -119,7 +119,8 @@ def _identity(options: Any, utterances: Utterances, banks: Banks,
     config = _without_paths(to_dict(options), options)
     for place in ("data", "exp", "noise", "labels", "start_from", "device"):
         config.pop(place, None)
-    kept = {key: value for key, value in config["training"].items() if key not in ("workers", "log_every")}
+    reporting = ("workers", "log_every", "keep_every")
+    kept = {key: value for key, value in config["training"].items() if key not in reporting}
     kinds = {**banks.noise, **({"rooms": banks.rooms} if banks.rooms else {})}
     digest = {"utterances": utterances.digest(), "count": len(utterances),
               "noise": {kind: _hash(bank.segments.tobytes() + _sample(bank.samples)) for kind, bank in kinds.items()},

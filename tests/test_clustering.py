@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
+from scipy.stats import multivariate_normal
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from cslib.clustering import (
@@ -17,6 +18,7 @@ from cslib.clustering import (
     grow,
     normalise,
     partition,
+    posteriors,
     silhouette,
 )
 from cslib.config import UserError
@@ -121,6 +123,26 @@ def test_small_clusters_are_rejected():
     assert (np.bincount(result.labels[result.labels >= 0]) >= 3).all()
 
 
+def test_posterior_is_that_of_gaussians_with_one_diagonal_covariance():
+    values, speaker = speakers(count=4, each=9, size=5)
+    vectors = normalise(values)
+    means = np.stack([vectors[speaker == one].mean(0) for one in range(4)])
+    variance = ((vectors - means[speaker]) ** 2).mean(0)
+    likelihoods = np.stack([multivariate_normal(mean, np.diag(variance)).pdf(vectors) for mean in means], axis=1)
+    expected = (likelihoods / likelihoods.sum(1, keepdims=True))[np.arange(36), speaker]
+    np.testing.assert_allclose(posteriors(vectors, speaker), expected, rtol=1e-3)
+
+
+def test_utterances_that_do_not_fit_their_cluster_are_rejected():
+    values, speaker = speakers(noise=2.5)
+    few = cluster(values, ClusterConfig(clusters=20, min_posterior=0.9))
+    every = cluster(values, ClusterConfig(clusters=20))
+    kept = few.labels >= 0
+    assert 0 < few.rejected == np.count_nonzero(~kept) < len(values) / 2
+    right = np.array([np.bincount(speaker[every.labels == label]).argmax() for label in every.labels]) == speaker
+    assert right[kept].mean() > right.mean() > right[~kept].mean()
+
+
 def test_labels_are_numbered_by_falling_size():
     labels = by_size(np.array([5, 5, 9, 2, 2, 2, 7, 7]), min_size=2)
     assert labels.tolist() == [1, 1, -1, 0, 0, 0, 2, 2]
@@ -133,6 +155,7 @@ def test_labels_are_numbered_by_falling_size():
         ({"choose": "guess"}, "--choose guess"),
         ({"candidates": [5, 1000]}, "--candidates"),
         ({"clusters": 70, "min_size": 200}, "--min-size"),
+        ({"clusters": 70, "min_posterior": 2.0}, "--min-posterior"),
     ],
 )
 def test_impossible_wishes_are_refused(config, message):

@@ -41,12 +41,17 @@ def frame(audio: Tensor, snip_edges: bool = False, lengths: Tensor | None = None
 
     Raises ValueError when T is too short for a frame.
     """
+    return _with_edges(audio, snip_edges, lengths).unfold(-1, FRAME_LENGTH, FRAME_SHIFT)
+
+
+def _with_edges(audio: Tensor, snip_edges: bool, lengths: Tensor | None) -> Tensor:
+    """[B, T] -> the samples that the frames cover, one after the other, [B, frames x 160 + 240]."""
     count = num_frames(audio.shape[-1], snip_edges)
     if count == 0:
         raise ValueError(f"audio of {audio.shape[-1]} samples is too short for a frame")
-    if not snip_edges:
-        audio = _mirrored(audio, (FRAME_LENGTH - FRAME_SHIFT) // 2, count, lengths)
-    return audio.unfold(-1, FRAME_LENGTH, FRAME_SHIFT)
+    if snip_edges:
+        return audio[..., : (count - 1) * FRAME_SHIFT + FRAME_LENGTH]
+    return _mirrored(audio, (FRAME_LENGTH - FRAME_SHIFT) // 2, count, lengths)
 
 
 def _mirrored(audio: Tensor, before: int, count: int, lengths: Tensor | None) -> Tensor:
@@ -56,7 +61,7 @@ def _mirrored(audio: Tensor, before: int, count: int, lengths: Tensor | None) ->
     length = audio.shape[-1] if lengths is None else lengths.clamp(min=1)[:, None]
     place = place % (2 * length)
     place = torch.where(place < length, place, 2 * length - 1 - place)
-    return audio[..., place] if lengths is None else audio.gather(-1, place)
+    return audio.index_select(-1, place) if lengths is None else audio.gather(-1, place)
 
 
 class LogMel(nn.Module):
@@ -71,8 +76,10 @@ class LogMel(nn.Module):
     ) -> None:
         super().__init__()
         self.snip_edges = snip_edges
-        self.register_buffer("window", povey_window(), persistent=False)
-        self.register_buffer("filters", mel_filters(num_mels, low_freq, high_freq), persistent=False)
+        window = nn.functional.pad(povey_window(), (0, FFT_SIZE - FRAME_LENGTH))
+        filters = mel_filters(num_mels, low_freq, high_freq).repeat_interleave(2, dim=0)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", filters, persistent=False)  # a row for the square of each real part, imaginary
 
     def frames(self, num_samples: Length) -> Length:
         """The number of frames of that many samples."""
@@ -81,11 +88,16 @@ class LogMel(nn.Module):
     def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
         """audio [B, T], lengths [B] in samples -> [B, frames, num_mels]."""
         with torch.autocast(audio.device.type, enabled=False):
-            frames = frame(audio.float() * 32768, self.snip_edges, lengths)
-            frames = frames - frames.mean(-1, keepdim=True)
-            previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-            spectrum = torch.fft.rfft((frames - PREEMPHASIS * previous) * self.window, FFT_SIZE)
-            power = spectrum.real.square() + spectrum.imag.square()
+            audio = _with_edges(audio.float() * 32768, self.snip_edges, lengths)
+            # Kaldi takes each frame's mean out and then emphasises. That is linear, so the recording can be emphasised
+            # as a whole: only the first sample of a frame differs, and there the window is 0.
+            mean = nn.functional.avg_pool1d(audio, FRAME_LENGTH, FRAME_SHIFT)[..., None]
+            emphasised = audio[..., 1:] - PREEMPHASIS * audio[..., :-1]
+            # Frames reach to the size of the transform; what is too much is under the zeros of the window.
+            emphasised = nn.functional.pad(emphasised, (1, FFT_SIZE - FRAME_LENGTH))
+            frames = emphasised.unfold(-1, FFT_SIZE, FRAME_SHIFT) - (1 - PREEMPHASIS) * mean
+            spectrum = torch.fft.rfft(frames.mul_(self.window))
+            power = torch.view_as_real(spectrum).flatten(-2).square()
             return (power @ self.filters).clamp(min=LOG_FLOOR).log()
 
 

@@ -49,8 +49,9 @@ def _require(good: bool, name: str, value: object, wanted: str) -> None:
 class Views(Dataset):
     """Long and short crops of each utterance, with all that is needed to degrade them on the device.
 
-    labels  int64 [n] label of each utterance, -1 = none, for positives: cluster. The even and the odd crops of an
-            item then come from two different utterances of its label, if that has two; else from one.
+    labels    int64 [n] label of each utterance, -1 = none, for positives: cluster. The even and the odd crops of an
+              item then come from two different utterances of its label, if that has two; else from one.
+    held_out  int64 rows of utterances that no crop is taken of
 
     An item holds, of M long and S short crops: long int16 [M, T]; long_channel [M, K]; long_noise int16 [M, T],
     long_snr [M] and long_room [M, R] (see cslib/data/augment.py); the same of the short ones as short, ..., if there
@@ -59,9 +60,11 @@ class Views(Dataset):
     """
 
     def __init__(self, utterances: Utterances, banks: Banks, config: ViewConfig, augment: AugmentConfig, seed: int,
-                 labels: np.ndarray | None = None) -> None:
+                 labels: np.ndarray | None = None, held_out: np.ndarray | None = None) -> None:
         self.utterances, self.banks, self.config, self.augment = utterances, banks, config, augment
         self.seed = seed
+        held_out = np.empty(0, np.int64) if held_out is None else held_out
+        self.rows = np.setdiff1d(np.arange(len(utterances)), held_out)
         counts = {"long": config.long_crops, "short": config.short_crops}
         seconds = {"long": config.long_seconds, "short": config.short_seconds}
         # Of every crop of an item, the long ones first: its kind and its length in samples.
@@ -69,6 +72,8 @@ class Views(Dataset):
         self.frames = np.array([round(seconds[kind] * SAMPLE_RATE) for kind in self.kinds])
         self.labels = labels if config.positives == "cluster" else None
         if self.labels is not None:
+            self.labels = self.labels.copy()
+            self.labels[held_out] = -1
             # Rows label by label, those without one first, and where each label's begin.
             self._by_label = np.argsort(self.labels, kind="stable")
             self._starts = np.searchsorted(self.labels[self._by_label], np.arange(self.labels.max() + 2))
@@ -95,10 +100,10 @@ class Views(Dataset):
         Cho et al. draw with replacement. Over many passes that is the same distribution, but it leaves a third of
         the utterances out of each pass, and puts some into a batch twice: a pair that a batch should tell apart.
         """
-        number, position = divmod(index, len(self.utterances))
+        number, position = divmod(index, len(self.rows))
         if self._pass is None or self._pass[0] != number:
             # Items have seeds of two numbers; a third one, other than 0, keeps passes apart from them.
-            self._pass = number, np.random.default_rng([self.seed, number, 1]).permutation(len(self.utterances))
+            self._pass = number, np.random.default_rng([self.seed, number, 1]).permutation(self.rows)
         return int(self._pass[1][position])
 
     def _with_partner(self, row: int, rng: np.random.Generator) -> list[int]:

@@ -30,6 +30,7 @@ from cslib.config import UserError, find
 from cslib.data.augment import degrade, reverberate, to_float
 from cslib.data.views import ViewConfig, Views
 from cslib.objectives import Losses, Objective, Task, gather
+from cslib.objectives.retrieval import Retrieval
 
 WINDOW = 4  # teacher crops per prototype over which prototypes are counted as live; even use would reach 98 % of them
 ROUNDS = 3  # of Sinkhorn-Knopp, as in SwAV (Caron et al. 2020) and SDPN
@@ -52,6 +53,8 @@ class Config:
     spread_weight: float = 0.0  # of variance and covariance of the student's embeddings; RDINO has 0.2
     koleo_weight: float = 0.0  # of keeping neighbours in the batch apart; SDPN has 0.1
     evenness_weight: float = 0.0  # of the student's using all prototypes evenly; SDPN has 1; a few thousand at most
+    held_out: int = 0  # utterances that are not trained on and tell how far it is: `retrieval` in the log; 0 = none
+    held_out_every: int = 100  # steps between two measurements of that
     views: ViewConfig = field(default_factory=ViewConfig)
 
 
@@ -66,7 +69,9 @@ class Dino(Objective):
         super().__init__()
         _check(config, task)
         self.config, self.steps = config, task.steps
-        self.dataset = Views(task.utterances, task.banks, config.views, task.augment, task.seed, task.labels)
+        self.retrieval = Retrieval(task.utterances, config.held_out, task.seed) if config.held_out else None
+        self.dataset = Views(task.utterances, task.banks, config.views, task.augment, task.seed, task.labels,
+                             self.retrieval.rows if self.retrieval else None)
         self.encoder = find("models", task.network.name).build(task.network)
         self.head = Head(self.encoder.embedding_size, config)
         self.teacher_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
@@ -109,6 +114,8 @@ class Dino(Objective):
         self.centre.lerp_(mean.mean(0), 1 - self.config.centre_momentum)
         self.wins *= math.exp(-len(winners) / (WINDOW * len(self.wins)))
         self.wins += torch.bincount(winners, minlength=len(self.wins))
+        if self.retrieval and (self.step + 1) % self.config.held_out_every == 0:
+            self.retrieval.measure(self.teacher_encoder)
 
     def momentum(self) -> float:
         """m(t) of the teacher: a half cosine from its first to its last value over the whole training."""
@@ -153,6 +160,8 @@ class Dino(Objective):
         health = embedding_health(embeddings.float())
         health |= {"live_prototypes": (self.wins > math.exp(-1)).float().mean(),  # won once within the window
                    "centre_norm": self.centre.norm(), "teacher_momentum": torch.tensor(self.momentum())}
+        if self.retrieval:
+            health["retrieval"] = self.retrieval.share.clone()
         return targets, entropy, health
 
     def _middle(self, logits: Tensor) -> Tensor:
@@ -350,6 +359,7 @@ def _check(config: Config, task: Task) -> None:
     demands = [
         (config.head_norm in ("none", "batch"), "head_norm is none or batch"),
         (config.targets in ("centred", "sinkhorn"), "targets is centred or sinkhorn"),
+        (config.held_out >= 0 and config.held_out_every >= 1, "held_out is 0 or more, and held_out_every 1 or more"),
         (config.prototypes >= 2 and config.hidden >= 1 and config.bottleneck >= 1,
          "prototypes are 2 or more, and hidden and bottleneck 1 or more"),
         (min(config.student_temperature, *config.teacher_temperature) > 0, "temperatures are more than 0"),

@@ -50,6 +50,17 @@ def numbered_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
 
 
+def kept_path(folder: Path, step: int) -> Path:
+    """The encoder alone as it was after a step, kept for good."""
+    return folder / f"encoder-{step:08d}.pt"
+
+
+def kept(folder: Path) -> dict[int, Path]:
+    """{step: encoder-<step>.pt} of a run, in the order of the steps."""
+    names = {path: re.fullmatch(r"encoder-(\d{8})\.pt", path.name) for path in sorted(folder.glob("encoder-*.pt"))}
+    return {int(name[1]): path for path, name in names.items() if name}
+
+
 def encoder_state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
@@ -61,7 +72,7 @@ def mean_state(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def load_encoder(path: Path, device: torch.device | str = "cpu") -> nn.Module:
-    """The trained embedding network of a final.pt, in eval mode: `embed(audio [B, T], lengths [B])`.
+    """The trained embedding network of a final.pt or encoder-*.pt, in eval mode: `embed(audio [B, T], lengths [B])`.
 
     Raises UserError when the file is not one.
     """

@@ -50,6 +50,7 @@ class TrainingConfig:
     ema: float = 0.0                # decay per step of averaged weights to embed with; 0 = none
     average_last: int = 1           # embed with the mean of this many last checkpoints; 1 = the last weights
     checkpoint_every: int = 1000    # steps
+    keep_every: int = 0             # steps between checkpoints whose encoder is kept, encoder-*.pt; 0 = none
     log_every: int = 20             # steps
     workers: int = 2                # loader processes per training process; 0 = read in the training process
 
@@ -59,9 +60,11 @@ class TrainingConfig:
             _require(getattr(self, name) in allowed, name, getattr(self, name), " or ".join(allowed))
         for name in ("steps", "batch_size", "average_last", "checkpoint_every", "log_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "workers"):
+        for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "keep_every", "workers"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
         _require(0 <= self.ema < 1, "ema", self.ema, "0 or more and less than 1")
+        _require(self.keep_every % self.checkpoint_every == 0, "keep_every", self.keep_every,
+                 f"a multiple of checkpoint_every, {self.checkpoint_every}")
 
 
 def _require(good: bool, name: str, value: object, wanted: str) -> None:
@@ -183,6 +186,8 @@ class Trainer:
             for old in checkpoint.numbered(self.checkpoints)[:-max(2, self.config.average_last)]:
                 old.unlink()
         wait()
+        if self.config.keep_every and self.step % self.config.keep_every == 0:
+            self._keep()
 
     def _resume(self) -> None:
         paths = checkpoint.numbered(self.checkpoints)
@@ -230,11 +235,18 @@ class Trainer:
             print(f"{self.folder}: was trained otherwise before ({why}); its checkpoints are now in {kept}")
         wait()
 
+    def _keep(self) -> None:
+        """The encoder as it is now, as in final.pt: for learning curves, and as a worse network than the last one."""
+        self._save_encoder(checkpoint.kept_path(self.checkpoints, self.step), lambda: checkpoint.encoder_state(
+            self.ema.module if self.ema is not None else self.objective.embedding_network()))
+
     def _finish(self) -> None:
+        self._save_encoder(self.checkpoints / "final.pt", self._final_encoder)
+
+    def _save_encoder(self, path: Path, encoder: Callable[[], dict[str, Tensor]]) -> None:
         if self.processes.first:
-            checkpoint.save(self.checkpoints / "final.pt", {
-                "config": self.identity["config"], "identity": self.identity, "step": self.step,
-                "encoder": self._final_encoder()})
+            checkpoint.save(path, {"config": self.identity["config"], "identity": self.identity, "step": self.step,
+                                   "encoder": encoder()})
         wait()
 
     def _final_encoder(self) -> dict[str, Tensor]:

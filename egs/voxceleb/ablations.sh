@@ -1,62 +1,125 @@
 #!/usr/bin/env bash
-# What the parts of Contrastive Separative Coding are worth: one training per arm and seed, all in one table.
+# What single parts and choices are worth: one training per arm and seed, all in one table with intervals.
 #
-#   bash egs/voxceleb/run.sh --stop-stage 2     once: the mini corpus
-#   bash egs/voxceleb/ablations.sh              writes exp/ablations/<arm>_<seed>/ and exp/ablations/table.md
+#   bash egs/voxceleb/run.sh --stop-stage 2             once: the mini corpus
+#   bash egs/voxceleb/ablations.sh --table csc          writes exp/ablations/csc/<arm>_<seed>/ and .../table.md
+#   bash egs/voxceleb/ablations.sh --table clusters --from exp/mini_csc_SEED
 #
-# An arm is the config with the few lines of conf/mini/ablations/<arm>.yaml over it:
+# Tables, and their arms. An arm is the config with the few lines of conf/mini/ablations/<table>/<arm>.yaml over it:
 #
-#   attention      the method as it is
-#   mean           the mean of an identity's bank in place of attention
-#   table          a trainable table in place of the bank
-#   no_separation  without the separation loss
-#   no_contrast    without the contrastive loss
-#   supervised     AAM-softmax on the same branch, TRAINED WITH TRUE SPEAKER LABELS: the only arm that sees any
-#   released       the GALR block as its authors released it; only with --arms
+#   csc            the parts of CSC, conf/mini/csc.yaml
+#     attention      the method as it is
+#     mean           the mean of an identity's bank in place of attention
+#     table          a trainable table in place of the bank
+#     no_separation  without the separation loss
+#     no_contrast    without the contrastive loss
+#     supervised     AAM-softmax on the same branch, TRAINED WITH TRUE SPEAKER LABELS: the only arm that sees any
+#     released       the GALR block as its authors released it; only with --arms
+#   dino           DINO, conf/mini/dino.yaml, and what goes beyond its paper
+#     dino           the method as it is
+#     centred        the teacher's answers centred, as in the paper, not balanced
+#     slow_teacher   its momentum as in the paper
+#     no_head_norm   no normalisation in the head, as in the paper
+#     clean_teacher  it hears the crops as they were recorded
+#     spread         with the variance and covariance terms of RDINO
+#     dino_csc       with mixtures of two talkers: separation as an auxiliary objective
+#   positives      a finished DINO goes on: --from
+#     utterance      its crops are of one utterance, as before
+#     cluster        of two utterances of one cluster
+#   clusters       how many clusters a round, conf/mini/round.yaml, is trained on: --from
+#     silhouette, stability, threshold    chosen without labels
+#     fixed_50, fixed_100, fixed_200      given
+#   noisy_labels   what a round does about wrong labels: --from
+#     none           nothing
+#     sub_centres    a second centre in each cluster
+#     top_k          that, and a margin on the nearest wrong clusters
+#     balanced       that, and clusters drawn evenly
+#     posterior      leaves out what hardly fits its cluster
+#     fixed_gate     leaves out labels of a loss above a fixed one
+#     dynamic_gate   above one that is found anew in every pass
+#     correction     the same, and learns those from its own view of them
 #
-# What is done is skipped, an interrupted training is continued. An arm `attention` equals a training of run.sh
-# but for rounding, and is trained again: here every training has one thread, because several of one thread use
-# the cores better than one of several.
+# The first arm of a table is what the others are compared with. What is done is skipped, an interrupted training is
+# continued. Arms that equal a training of run.sh, but for rounding, are trained again: here every training has one
+# thread, because several of one thread use the cores better than one of several.
 set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/parse_options.sh"
 . "$root/utils/stage.sh"
 
+table=csc        # csc, dino, positives, clusters or noisy_labels
 seeds="1 2 3"    # random seeds of the trainings; arms are compared seed by seed
-arms="attention mean table no_separation no_contrast supervised"    # which arms; all are compared with the first
+arms=            # which arms, with spaces between (default: those above); all are compared with the first
+from=            # finished run whose embeddings are clustered, or which goes on; SEED in it stands for the seed
 data=            # prepared corpus (default: data/mini)
-exp=             # folder for the runs (default: exp/ablations)
-config=          # what the arms change (default: conf/mini/csc.yaml)
+exp=             # folder for the runs (default: exp/ablations/<table>)
+config=          # what the arms change (default: that of the table)
 jobs=$(getconf _NPROCESSORS_ONLN)    # trainings at a time, of one thread and about 2 GB each
 device=cpu       # cpu or cuda
 parse_options "$@"
 
+case $table in
+  csc) base=csc defaults="attention mean table no_separation no_contrast supervised" ;;
+  dino) base=dino defaults="dino centred slow_teacher no_head_norm clean_teacher spread dino_csc" ;;
+  positives) base=dino defaults="utterance cluster" ;;
+  clusters) base=round defaults="silhouette stability threshold fixed_50 fixed_100 fixed_200" ;;
+  noisy_labels) base=round
+    defaults="none sub_centres top_k balanced posterior fixed_gate dynamic_gate correction" ;;
+  *) fail "--table is csc, dino, positives, clusters or noisy_labels, not '$table'" ;;
+esac
 read -ra seeds_asked <<<"$seeds"
-read -ra arms_asked <<<"$arms"
+read -ra arms_asked <<<"${arms:-$defaults}"
 [[ "$seeds " =~ ^([0-9]+\ +)+$ ]] || fail "--seeds takes whole numbers, and '$seeds' is something else"
 ((jobs > 0 && ${#arms_asked[@]} > 0)) || fail "--jobs is at least 1, and --arms names at least one arm"
-absolute_paths data exp config
+absolute_paths data exp config from
 cd "$root"
-data=${data:-data/mini} exp=${exp:-exp/ablations} config=${config:-egs/voxceleb/conf/mini/csc.yaml}
-changes=egs/voxceleb/conf/mini/ablations
+data=${data:-data/mini} exp=${exp:-exp/ablations/$table} config=${config:-egs/voxceleb/conf/mini/$base.yaml}
+changes=egs/voxceleb/conf/mini/ablations/$table
 for file in "$config" "${arms_asked[@]/%/.yaml}"; do
   [[ -f $file || -f $changes/$file ]] ||
     fail "there is no config $file; the arms in $changes are: $(cd "$changes" && echo *.yaml)"
 done
+if [[ $table =~ ^(positives|clusters|noisy_labels)$ ]]; then
+  [ -n "$from" ] || fail "--table $table needs --from, a finished run: --from exp/mini_csc_SEED, say"
+  for seed in "${seeds_asked[@]}"; do
+    [ -f "${from//SEED/$seed}/embeddings/train.scp" ] ||
+      fail "${from//SEED/$seed} has no embeddings/train.scp: run 'bash egs/voxceleb/run.sh --stop-stage 4' for it first"
+  done
+elif [ -n "$from" ]; then
+  fail "--from is for the tables positives, clusters and noisy_labels"
+fi
 for set in train noise test test_adverse; do
   [ -d "$data/$set" ] || fail "there is no $data/$set: run 'bash egs/voxceleb/run.sh --stop-stage 2' first"
 done
 . ./path.sh
 export OMP_NUM_THREADS=1
 
-# ARM SEED: training, embeddings and scores, in $exp/ARM_SEED.
+# ARM SEED: labels if it needs some, training, embeddings and scores, in $exp/ARM_SEED.
 run_arm() {
-  local folder=$exp/$1_$2 set list labels=()
-  [ "$1" != supervised ] || labels=(--labels "$data/train/speakers.tsv")
+  local folder=$exp/$1_$2 change=$changes/$1.yaml origin=${from//SEED/$2} set list
+  local configs=(--config "$config") labels=() clustering=()
+  [ "$table" = clusters ] || configs+=(--config "$change")
+  case $table/$1 in
+    csc/supervised) labels=(--labels "$data/train/speakers.tsv") ;;
+    clusters/* | noisy_labels/* | positives/cluster) labels=(--labels "$folder/pseudo_labels.tsv") ;;
+  esac
+  case $table/$1 in
+    clusters/*) clustering=(--config "$change") ;;
+    noisy_labels/posterior) clustering=(--min-posterior 0.9) ;;
+    positives/*) configs+=(--start-from "$origin/checkpoints/final.pt") ;;
+  esac
   keep_markers_in "$folder"
   if stage 1 "train arm $1 with seed $2"; then
+    if [ -n "$from" ]; then
+      makes "$folder/pseudo_labels.tsv"
+      run local/cluster_embeddings.py --embeddings "$origin/embeddings/train.scp" --out "$folder/pseudo_labels.tsv" \
+        --seed "$2" "${clustering[@]}"
+      makes "$folder/diagnosis.json"   # for the table; nothing below reads it
+      run local/diagnose_clusters.py --labels "$folder/pseudo_labels.tsv" --speakers "$data/train/speakers.tsv" \
+        --out "$folder/diagnosis.json"
+    fi
     continues "$folder/checkpoints"
-    run local/train.py --config "$config" --config "$changes/$1.yaml" --data "$data/train" --noise "$data/noise" \
+    run local/train.py "${configs[@]}" --data "$data/train" --noise "$data/noise" \
       --exp "$folder" --seed "$2" --device "$device" --training.workers 1 "${labels[@]}"
   fi
   if stage 2 "extract embeddings"; then

@@ -28,9 +28,11 @@ stop_stage=8     # last stage to run
 corpus=mini      # mini (synthesised here), folder (recordings of your own) or voxceleb
 method=csc       # how to learn first: csc, dino or any other name of a config; floor: not at all, rounds start there
 config=          # the config (default: conf/mini/<method>.yaml for mini and without a GPU, else conf/<method>.yaml)
-rounds=2         # pseudo-label rounds after it, at most: they end when the labels settle; round.yaml beside the config
+rounds=2         # pseudo-label rounds after it, at most: they end when the labels settle
+round_config=    # their config (default: round.yaml beside the config); round_csc.yaml there separates in rounds too
 final=yes        # yes: a last network on the last labels, final.yaml and large_margin.yaml beside the config; or no
 enhance=         # final.pt of a network of egs/voicebank: the adverse test set is scored enhanced by it, too
+plda=no          # yes: score by PLDA too, learnt from the last labels that are found; or no
 data=            # folder for the prepared corpus (default: data/<corpus>)
 exp=             # folder for the run (default: exp/<corpus>_<method>)
 seed=1           # random seed of training and clustering; the corpus stays the same
@@ -60,9 +62,11 @@ existing_folders train_dir test_dir noise_dir rir_dir voxceleb1 voxceleb2 trial_
 ((1 <= stage && stage <= stop_stage && stop_stage <= 8)) ||
   fail "--stage $stage --stop-stage $stop_stage: the stages are 1 to 8, and the first comes before the last"
 [[ $final == yes || $final == no ]] || fail "--final is yes or no, not '$final'"
+[[ $plda == yes || $plda == no ]] || fail "--plda is yes or no, not '$plda'"
+[[ $plda == no || $rounds$final != 0no ]] || fail "--plda yes --rounds 0 --final no: there are no labels to learn from"
 [[ $method != floor || $rounds$final != 0no ]] || fail "--method floor --rounds 0 --final no: nothing would be learnt"
 [ -z "$enhance" ] || [ -f "$enhance" ] || fail "--enhance: there is no file $enhance"
-absolute_paths config data exp enhance
+absolute_paths config round_config data exp enhance
 cd "$root"
 data=${data:-data/$corpus} exp=${exp:-exp/${corpus}_$method}
 conf=egs/voxceleb/conf device=cuda launcher=()
@@ -70,8 +74,11 @@ conf=egs/voxceleb/conf device=cuda launcher=()
 [ "$gpus" -lt 2 ] || launcher=(torchrun --standalone --nproc-per-node "$gpus")
 if [ "$corpus" = mini ] || [ "$device" = cpu ]; then conf=$conf/mini; fi
 config=${config:-$conf/$method.yaml} beside=$(dirname "${config:-$conf/$method.yaml}") configs=()
+round_config=${round_config:-$beside/round.yaml}
+again_config=${round_config%.yaml}_again.yaml   # of a round that goes on with the network that it follows
+[ -f "$again_config" ] || again_config=$round_config
 [ "$method" = floor ] || configs+=("$config")
-[ "$rounds" = 0 ] || configs+=("$beside/round.yaml")
+[ "$rounds" = 0 ] || configs+=("$round_config" "$again_config")
 [ "$final" = no ] || configs+=("$beside/final.yaml" "$beside/large_margin.yaml")
 for file in "${configs[@]}"; do
   [ -f "$file" ] || fail "there is no config $file; in $conf there are: $(cd "$conf" && echo *.yaml)"
@@ -187,30 +194,34 @@ if stage 4 "extract embeddings"; then
   [ "$method" = floor ] || extract "$exp"
 fi
 
-labels=
+labels='' last_config=$config
 if stage 5 "pseudo-label rounds ($rounds)"; then
   for ((round = 1; round <= rounds; round++)); do
     earlier=$labels labels=$exp/round$round/pseudo_labels.tsv
     find_labels "$labels" "$earlier" "$last"
     if [ -f "$exp/round$round/settled" ]; then break; fi
-    # From the second round on the network goes on from the round before; the first one may follow another network.
-    train "$exp/round$round" "$beside/round.yaml" --labels "$labels" \
-      ${earlier:+--start-from "$last/checkpoints/final.pt"}
-    last=$exp/round$round
+    if [ -f "$last/checkpoints/final.pt" ] && python utils/same_network.py "$last_config" "$round_config"; then
+      train "$exp/round$round" "$again_config" --labels "$labels" --start-from "$last/checkpoints/final.pt"
+    else
+      train "$exp/round$round" "$round_config" --labels "$labels"
+    fi
+    last=$exp/round$round last_config=$round_config
     extract "$last"
   done
 fi
 for ((round = 1; round <= rounds; round++)); do
+  labels=$exp/round$round/pseudo_labels.tsv
   if [ -f "$exp/round$round/settled" ]; then break; fi
   last=$exp/round$round
   systems+=("round$round=$last")
 done
 
 if [ "$final" = yes ]; then
+  labels=$exp/final/pseudo_labels.tsv
   if stage 6 "final network"; then
-    find_labels "$exp/final/pseudo_labels.tsv" "" "$last"
-    train "$exp/final/plain" "$beside/final.yaml" --labels "$exp/final/pseudo_labels.tsv"
-    train "$exp/final" "$beside/large_margin.yaml" --labels "$exp/final/pseudo_labels.tsv" \
+    find_labels "$labels" "" "$last"
+    train "$exp/final/plain" "$beside/final.yaml" --labels "$labels"
+    train "$exp/final" "$beside/large_margin.yaml" --labels "$labels" \
       --start-from "$exp/final/plain/checkpoints/final.pt"
     extract "$exp/final"
   fi
@@ -226,12 +237,15 @@ if stage 7 "score"; then
     lists+=("$exp/trials/adverse_enhanced.txt")
   fi
   for system in "${systems[@]}"; do
+    scorings=(--scoring "cosine,mean,asnorm")
+    # The floor is what no training at all gives, and a PLDA is trained.
+    [[ $plda == no || ${system%%=*} == floor ]] || scorings=(--scoring "cosine,mean,asnorm,plda" --labels "$labels")
     for list in "${lists[@]}"; do
       set=$(basename "$(dirname "$(dirname "$list")")") embedded=$set
       [ "$list" != "$exp/trials/adverse_enhanced.txt" ] || set=test_adverse embedded=test_adverse_enhanced
       run local/score_trials.py --system "${system%%=*}" --embeddings "${system#*=}/embeddings/$embedded.scp" \
         --cohort "${system#*=}/embeddings/train.scp" --trials "$list" --speakers "$data/$set/speakers.tsv" \
-        --out "$exp/scores" --device "$device"
+        "${scorings[@]}" --out "$exp/scores" --device "$device"
     done
   done
 fi

@@ -1,4 +1,4 @@
-"""egs/voxceleb/ablations.sh: its options, its arms, and one run of two arms on noise."""
+"""egs/voxceleb/ablations.sh: its options, its tables and arms, and runs of two arms on noise."""
 
 import json
 import os
@@ -17,14 +17,20 @@ from cslib.data.augment import AugmentConfig
 from cslib.data.banks import Banks, BankWriter
 from cslib.data.trials import write_trials
 from cslib.data.utterances import Utterances
+from cslib.embeddings import EmbeddingWriter
 from cslib.objectives import Task
-from local import train
+from local import cluster_embeddings, train
 from tests.tiny_run import ENVIRONMENT, make_set
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "egs/voxceleb/ablations.sh"
-BASE = ROOT / "egs/voxceleb/conf/mini/csc.yaml"
-ARMS = sorted((BASE.parent / "ablations").glob("*.yaml"))
+CONF = ROOT / "egs/voxceleb/conf/mini"
+ARMS = sorted((CONF / "ablations").rglob("*.yaml"))
+BASES = {"csc": "csc", "dino": "dino", "positives": "dino", "noisy_labels": "round"}
+ROUND = """network: {name: resnet, num_mels: 20, channels: [4, 4, 8, 8], blocks: [1, 1, 1, 1], stem_stride: 4,
+          embedding_size: 16}
+training: {steps: 3, batch_size: 8, warmup_steps: 1, checkpoint_every: 2, workers: 0}
+"""
 STEPS = "training: {steps: 4, batch_size: 4, log_every: 1, checkpoint_every: 2}"
 
 
@@ -42,6 +48,8 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     (["--arms", " "], "--arms names at least one arm"),
     (["--arms", "attention guess"], "there is no config guess.yaml; the arms in "),
     (["--config", "guess.yaml"], "guess.yaml; the arms in "),
+    (["--table", "guess"], "--table is csc, dino, positives, clusters or noisy_labels, not 'guess'"),
+    (["--from", "exp"], "--from is for the tables positives"),
     ([], "data/train: run 'bash egs/voxceleb/run.sh --stop-stage 2' first"),
 ])
 def test_mistake_ends_with_one_sentence_and_nothing_is_made(
@@ -55,8 +63,8 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(
 def test_help_lists_every_arm_and_every_option(tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert all(f"\n  {arm.stem} " in done.stdout for arm in ARMS)
-    for option in ("seeds", "arms", "data", "exp", "config", "jobs", "device"):
+    assert all(f" {arm.stem}" in done.stdout for arm in ARMS)
+    for option in ("table", "seeds", "arms", "from", "data", "exp", "config", "jobs", "device"):
         assert f"\n  --{option} " in done.stdout
 
 
@@ -73,20 +81,35 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> Utterances:
     return Utterances.open(make_set(tmp_path_factory.mktemp("arms") / "train"))
 
 
-@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.stem)
+def called(arm: Path) -> str:
+    return f"{arm.parent.name}/{arm.stem}"
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.parent.name in BASES], ids=called)
 def test_arm_changes_what_it_says_and_nothing_else(arm: Path, utterances: Utterances) -> None:
-    words = ["train.py", "--config", str(BASE), "--data", "d", "--exp", "e"]
-    with patch.object(sys, "argv", words):
+    words = ["train.py", "--config", str(CONF / f"{BASES[arm.parent.name]}.yaml"), "--data", "d", "--exp", "e"]
+    stated = yaml.safe_load(arm.read_text())
+    objective = (stated.get("objective") or {}).get("name")    # another one has options of its own
+    with patch.object(sys, "argv", [*words, *(["--objective.name", objective] if objective else [])]):
         base = leaves(vars_of(parse(train.options_of_command())))
     with patch.object(sys, "argv", [*words, "--config", str(arm)]):
         options = parse(train.options_of_command())
-    stated = leaves(yaml.safe_load(arm.read_text()))
-    assert leaves(vars_of(options)) == base | stated
+    assert leaves(vars_of(options)) == base | leaves(stated)
 
-    labels = torch.arange(len(utterances)).numpy() // 2 if options.objective.identity == "speaker" else None
-    assert (labels is not None) == (arm.stem == "supervised")
+    if "dino" in options.objective.name:
+        options.objective.held_out = 0      # more than the few utterances that there are here
+    labelled = arm.parent.name == "noisy_labels" or called(arm) in ("csc/supervised", "positives/cluster")
+    labels = torch.arange(len(utterances)).numpy() // 2 if labelled else None
     task = Task(utterances, Banks(), AugmentConfig(), options.training.batch_size, 0, 10, options.network, labels)
     find("objectives", options.objective.name).build(options.objective, task)
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.parent.name == "clusters"], ids=called)
+def test_arm_of_clustering_is_its_config(arm: Path) -> None:
+    words = ["--embeddings", "e.scp", "--out", "labels.tsv"]
+    base, options = (vars_of(parse(cluster_embeddings.Options, [*words, *more]))
+                     for more in ([], ["--config", str(arm)]))
+    assert leaves(options) == leaves(base) | leaves(yaml.safe_load(arm.read_text()))
 
 
 def vars_of(options: object) -> dict:
@@ -107,6 +130,23 @@ def corpus(tmp_path: Path) -> Path:
     config = (tmp_path / "data/config.yaml").read_text().split("training:")[0] + STEPS
     (tmp_path / "tiny.yaml").write_text(config)
     return tmp_path
+
+
+@pytest.mark.end_to_end
+def test_labels_of_a_finished_run_are_clustered_in_every_way(corpus: Path) -> None:
+    ids, rng = [f"u{n:02d}" for n in range(8)], np.random.default_rng(0)
+    with EmbeddingWriter(corpus / "run_1/embeddings/train") as writer:
+        writer.add(ids, (np.eye(3)[np.arange(8) % 3] + 0.1 * rng.standard_normal((8, 3))).astype(np.float32))
+    (corpus / "round.yaml").write_text("objective: {name: margin, crops: {seconds: 0.5}}\n" + ROUND)
+    options = ["--seeds", "1", "--config", "round.yaml", "--jobs", "1", "--from", "run_SEED"]
+    for table, arm in (("clusters", "threshold"), ("noisy_labels", "posterior")):
+        done = run(corpus, "--table", table, "--arms", arm, "--exp", table, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        text = (corpus / table / "table.md").read_text()
+        assert all(column in text for column in ("| clusters |", "| NMI |", "| accuracy on its labels |"))
+        assert "SI-SNR" not in text
+    fails = run(corpus, "--table", "clusters", "--from", "nowhere_SEED", "--seeds", "1")
+    assert "nowhere_1 has no embeddings/train.scp" in fails.stderr and fails.returncode == 1
 
 
 @pytest.mark.end_to_end

@@ -102,11 +102,37 @@ def test_changed_config_trains_again_on_the_same_data(finished: tuple[Path, str]
     assert len((folder / "exp" / "log.jsonl").read_text().splitlines()) == 1
 
 
+def run_apart(folder: Path, method: str, *options: str) -> tuple[str, dict]:
+    """A run of one round with `method`: what it printed, and its results. Its folder is deleted."""
+    exp = folder / f"exp_{method}"
+    printed = run(folder, "--method", method, "--config", f"conf/{method}.yaml", "--exp", exp.name, "--rounds", "1",
+                  "--final", "no", *options)
+    results = json.loads((exp / "results.json").read_text())
+    shutil.rmtree(exp)
+    return printed, results
+
+
+def of_round(printed: str) -> str:
+    """The command that trained the round."""
+    return next(line for line in printed.splitlines() if "local/train.py" in line and "/round1" in line)
+
+
 @pytest.mark.parametrize("method, systems", [("dino", ["floor", "dino", "round1"]), ("floor", ["floor", "round1"])])
 def test_rounds_start_from_any_embeddings(finished: tuple[Path, str], method: str, systems: list[str]) -> None:
-    folder, _ = finished
-    assert systems_and_lists(one_round(folder, method)) == {
+    printed, results = run_apart(finished[0], method, "--plda", "yes")
+    assert systems_and_lists(results) == {
         (system, trials) for system in systems for trials in ("clean", "adverse")}
+    scorings = {system: {row["scoring"] for row in results["rows"] if row["system"] == system} for system in systems}
+    plain = {"cosine", "mean", "asnorm"}
+    assert scorings == {system: plain if system == "floor" else {*plain, "plda"} for system in systems}
+    # The round has the network of dino: it goes on with it. Of the floor there is nothing to go on with.
+    assert ("--start-from" in of_round(printed)) == (method == "dino")
+
+
+def test_round_may_separate_too(finished: tuple[Path, str]) -> None:
+    printed, results = run_apart(finished[0], "csc", "--round-config", "conf/round_csc.yaml")
+    assert "conf/round_csc.yaml" in of_round(printed) and "--start-from" in of_round(printed)
+    assert ("round1", "adverse") in systems_and_lists(results)
 
 
 def test_adverse_trials_are_scored_again_after_enhancement(finished: tuple[Path, str]) -> None:
@@ -114,19 +140,9 @@ def test_adverse_trials_are_scored_again_after_enhancement(finished: tuple[Path,
     network = {"hidden": 4, "layers": 1}
     torch.save({"config": {"network": {"name": "mask_gru", **network}},
                 "encoder": mask_gru.build(mask_gru.Config(**network)).state_dict()}, folder / "conf" / "enhancer.pt")
-    results = one_round(folder, "floor", "--enhance", "conf/enhancer.pt")
+    _, results = run_apart(folder, "floor", "--enhance", "conf/enhancer.pt")
     assert systems_and_lists(results) == {
         (system, trials) for system in ("floor", "round1") for trials in ("clean", "adverse", "adverse_enhanced")}
     rates = {row["trials"]: (row["eer"], row["targets"]) for row in results["rows"]
              if row["system"] == "floor" and row["scoring"] == "cosine"}
     assert rates["adverse"][1] == rates["adverse_enhanced"][1]
-
-
-def one_round(folder: Path, method: str, *options: str) -> dict:
-    """results.json of a run with a single pseudo-label round, which is removed."""
-    exp = f"exp_{method}"
-    run(folder, "--method", method, "--config", f"conf/{method}.yaml", "--exp", exp, "--rounds", "1", "--final", "no",
-        *options)
-    results = json.loads((folder / exp / "results.json").read_text())
-    shutil.rmtree(folder / exp)
-    return results

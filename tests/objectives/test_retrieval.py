@@ -1,0 +1,74 @@
+"""How far a training is, from utterances that it never hears."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import nn
+
+from cslib.config import UserError
+from cslib.data.manifests import Entry, write_set
+from cslib.data.utterances import Utterances
+from cslib.objectives.retrieval import SECONDS, Retrieval
+from tests.objectives.test_dino import batch_of, objective, steps, task  # noqa: F401
+
+LENGTHS = [160_000, 40_000, 40_000, 160_000, 40_001, 39_000, 50_000, 60_000]
+
+
+@pytest.fixture
+def utterances(tmp_path):
+    """Utterance i is a ramp from 1000 i to 1000 i + 499."""
+    entries = []
+    for index, length in enumerate(LENGTHS):
+        ramp = 1000 * index + np.linspace(0, 499, length)
+        soundfile.write(tmp_path / f"u{index}.flac", ramp.astype(np.int16), 16000)
+        entries.append(Entry(f"u{index}", tmp_path / f"u{index}.flac", length))
+    write_set(tmp_path / "set", entries)
+    return Utterances.open(tmp_path / "set")
+
+
+class Level(nn.Module):
+    """Knows a recording by its level, in eval mode; in training mode it knows nothing."""
+
+    def forward(self, audio):
+        angle = audio.mean(1) * 32768 / 8000 * np.pi
+        return torch.stack([angle.cos(), angle.sin()], dim=1) * (0.0 if self.training else 1.0) + 1e-6
+
+
+def test_parts_have_nothing_in_common_and_are_of_one_length(utterances):
+    found = Retrieval(utterances, 4, seed=0)
+    assert found.parts.shape == (4, 2, round(SECONDS * 16000)) and found.parts.dtype == torch.int16
+    for row, (first, second) in zip(found.rows, found.parts, strict=True):
+        assert set((first // 1000).tolist()) == set((second // 1000).tolist()) == {row}
+        assert first.max() <= second.min()    # the ramp rises by less than one a sample
+
+
+def test_share_is_of_those_that_find_their_own_other_part(utterances):
+    found, network = Retrieval(utterances, 4, seed=0), Level().train()
+    found.measure(network)
+    assert found.share == 1 and network.training
+    found.parts = found.parts[:, [0, 1]].roll(1, 0).where(torch.arange(2)[None, :, None] == 1, found.parts)
+    found.measure(network)
+    assert found.share == 0
+
+
+def test_rows_depend_on_the_seed_alone(utterances):
+    one, again, other = (Retrieval(utterances, 4, seed).rows.tolist() for seed in (0, 0, 1))
+    assert one == again != other and len(set(one)) == 4
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_too_few_or_too_many_are_refused(utterances, count):
+    with pytest.raises(UserError, match="objective.held_out"):
+        Retrieval(utterances, count, seed=0)
+
+
+def test_dino_never_trains_on_what_it_holds_out_and_measures_now_and_then(task):  # noqa: F811
+    task.labels = np.zeros(8, np.int64)
+    dino = objective(task, held_out=2, held_out_every=2, views={"positives": "cluster"})
+    held_out = {f"u{row}" for row in dino.retrieval.rows}
+    heard = {name for index in range(60) for name in dino.dataset[index]["ids"].split()}
+    assert heard == {f"u{n}" for n in range(8)} - held_out
+    shares = [losses.health["retrieval"].item() for losses in steps(dino, 3, batch_of(dino))]
+    assert shares[:2] == [0, 0] and shares[2] > 0
+    assert "retrieval" not in steps(objective(task, views={"positives": "cluster"}), 1)[0].health
