@@ -78,7 +78,7 @@ def rates(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
     """Column: mean EER over the seeds, and that of each seed."""
     cells = [f"EER % {trials} (each seed)"]
     for arm, runs in arms.items():
-        found = [read_json(_scored(run, arm, trials))["row"]["eer"] for run in runs.values()]
+        found = [read_json(scored_path(run, arm, trials))["row"]["eer"] for run in runs.values()]
         cells.append(f"{mean(found):.2f} ({', '.join(f'{rate:.2f}' for rate in found)})")
     return cells
 
@@ -86,15 +86,20 @@ def rates(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
 def differences(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
     """Column: EER minus that of the first arm, and its 95 % interval over seeds and test speakers."""
     reference, *others = arms
-    drawn = {arm: np.stack([drawn_rates(_scored(run, arm, trials)) for run in runs.values()])
+    drawn = {arm: np.stack([drawn_rates(scored_path(run, arm, trials)) for run in runs.values()])
              for arm, runs in arms.items()}
-    seeds = np.random.default_rng(0).integers(len(arms[reference]), size=drawn[reference].shape)
     cells = [f"minus {reference}, {trials}", ""]
     for arm in others:
-        gaps = drawn[arm] - drawn[reference]                          # [seeds, 1 + DRAWS], both of one draw
-        low, high = np.quantile(np.take_along_axis(gaps, seeds, axis=0)[:, 1:].mean(0), [0.025, 0.975])
-        cells.append(f"{gaps[:, 0].mean():+.2f} [{low:+.2f}, {high:+.2f}]")
+        value, low, high = over_seeds(drawn[arm] - drawn[reference])          # both of one draw
+        cells.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
     return cells
+
+
+def over_seeds(drawn: np.ndarray) -> tuple[float, float, float]:
+    """Mean over the seeds of [seeds, 1 + DRAWS], and its 95 % interval over seeds and test speakers."""
+    seeds = np.random.default_rng(0).integers(len(drawn), size=drawn.shape)
+    low, high = np.quantile(np.take_along_axis(drawn, seeds, axis=0)[:, 1:].mean(0), [0.025, 0.975])
+    return float(drawn[:, 0].mean()), float(low), float(high)
 
 
 def drawn_rates(scored: Path) -> np.ndarray:
@@ -149,7 +154,7 @@ def is_supervised(runs: dict[int, Path]) -> bool:
                for folder in runs.values())
 
 
-def _scored(folder: Path, arm: str, trials: str) -> Path:
+def scored_path(folder: Path, arm: str, trials: str) -> Path:
     return folder / "scores" / f"{arm}_{trials}_cosine.json"
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from cslib.config import UserError, run
 from cslib.files import read_json, write_lines
+from local.tabulate_ablations import drawn_rates, over_seeds, scored_path
 
 KEYS = ("corpus", "method", "system", "trials", "scoring")
 
@@ -26,7 +29,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    runs = [read_json(Path(folder) / "results.json") for folder in options.runs.split(",")]
+    runs = {Path(folder): read_json(Path(folder) / "results.json") for folder in options.runs.split(",")}
     if options.layout not in LAYOUTS:
         raise UserError(f"--layout is {' or '.join(LAYOUTS)}, not {options.layout!r}")
     lines = LAYOUTS[options.layout](runs)
@@ -34,10 +37,10 @@ def main(options: Options) -> None:
     print("\n".join(lines))
 
 
-def table(runs: list[dict[str, Any]]) -> list[str]:
+def table(runs: dict[Path, dict[str, Any]]) -> list[str]:
     """A line for every system, trial list and scoring: means over the runs that have it, and each EER."""
     groups = defaultdict(list)
-    for one in runs:
+    for one in runs.values():
         for row in one["rows"]:
             groups[tuple({**one, **row}[key] for key in KEYS)].append((one["seed"], row))
     header = [*KEYS, "EER %, mean", "EER % of each seed", "minDCF(0.01), mean", "targets / non-targets"]
@@ -55,24 +58,30 @@ def _cells(group: list[tuple[int, dict[str, Any]]]) -> list[str]:
     ]
 
 
-def starts(runs: list[dict[str, Any]]) -> list[str]:
-    """What the rounds make of each start: a line for every method and trial list; EER by cosine."""
-    rates: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in runs:
+def starts(runs: dict[Path, dict[str, Any]]) -> list[str]:
+    """What the rounds make of each start: a line for every method and trial list.
+
+    EER by cosine, mean over the seeds, with its 95 % interval over seeds and test speakers.
+    """
+    scored: dict[tuple[str, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for folder, one in runs.items():
         for row in one["rows"]:
             if row["scoring"] == "cosine" and (row["system"] != "floor" or one["method"] == "floor"):
                 system = "start" if row["system"] == one["method"] else row["system"]
-                rates[row["trials"], one["method"]][system].append(row["eer"])
-    found = {system for of_method in rates.values() for system in of_method}
+                scored[row["trials"], one["method"]][system].append(scored_path(folder, row["system"], row["trials"]))
+    found = {system for of_method in scored.values() for system in of_method}
     systems = ["start", *sorted(found - {"start", "final"}), *({"final"} & found)]
-    lines = [[trials, method, *(_mean_and_each(of_method.get(system, [])) for system in systems)]
-             for (trials, method), of_method in sorted(rates.items())]
+    lines = [[trials, method, *(_mean_and_interval(of_method.get(system, [])) for system in systems)]
+             for (trials, method), of_method in sorted(scored.items())]
     header = ["trials", "start from", *systems]
     return [_line(cells) for cells in (header, ["---"] * len(header), *lines)]
 
 
-def _mean_and_each(rates: list[float]) -> str:
-    return f"{mean(rates):.2f} ({', '.join(f'{rate:.2f}' for rate in rates)})" if rates else ""
+def _mean_and_interval(scored: list[Path]) -> str:
+    if not scored:
+        return ""
+    value, low, high = over_seeds(np.stack([drawn_rates(path) for path in scored]))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 LAYOUTS = {"systems": table, "starts": starts}

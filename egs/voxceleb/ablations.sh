@@ -54,6 +54,7 @@ from=            # finished run whose embeddings are clustered, or which goes on
 data=            # prepared corpus (default: data/mini)
 exp=             # folder for the runs (default: exp/ablations/<table>)
 config=          # what the arms change (default: that of the table)
+steps=           # training steps of every arm (default: those of its config)
 jobs=$(getconf _NPROCESSORS_ONLN)    # trainings at a time, of one thread and about 2 GB each
 device=cpu       # cpu or cuda
 parse_options "$@"
@@ -120,7 +121,7 @@ run_arm() {
     fi
     continues "$folder/checkpoints"
     run local/train.py "${configs[@]}" --data "$data/train" --noise "$data/noise" \
-      --exp "$folder" --seed "$2" --device "$device" --training.workers 1 "${labels[@]}"
+      --exp "$folder" --seed "$2" --device "$device" --training.workers 1 ${steps:+--training.steps "$steps"} "${labels[@]}"
   fi
   if stage 2 "extract embeddings"; then
     for set in test test_adverse; do

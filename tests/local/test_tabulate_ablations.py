@@ -2,40 +2,23 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from cslib.config import UserError
-from cslib.data.trials import read_trials, write_trials
 from cslib.files import write_json, write_lines
-from cslib.scoring.metrics import equal_error_rate
-from cslib.scoring.score_files import write_scores
 from local import tabulate_ablations
-
-UTTERANCES = [f"u{n:02d}" for n in range(32)]          # of eight speakers, four each
+from tests.local.scored_runs import write_scored, write_trial_list
 
 
 @pytest.fixture
 def trial_list(tmp_path):
-    pairs = [(a, b) for a in range(32) for b in range(a)]
-    path = tmp_path / "data/test/trials/clean.txt"
-    write_trials(path, [UTTERANCES[a] for a, _ in pairs], [UTTERANCES[b] for _, b in pairs],
-                 np.array([a // 4 == b // 4 for a, b in pairs]))
-    lines = [f"{name}\ts{n // 4}" for n, name in enumerate(UTTERANCES)]
-    write_lines(tmp_path / "data/test/speakers.tsv", ["utterance\tspeaker", *lines])
-    return path
+    return write_trial_list(tmp_path)
 
 
 def run_folder(trial_list, arm, seed, separation, identity="utterance"):
     """What one run leaves behind; the larger `separation`, the fewer errors."""
     folder = trial_list.parents[3] / f"{arm}_{seed}"
-    trials = read_trials(trial_list)
-    scores = np.random.default_rng(seed).standard_normal(len(trials)) + separation * trials.targets
-    path = folder / "scores" / f"{arm}_clean_cosine.txt"
-    write_scores(path, trials, scores)
-    row = {"system": arm, "trials": "clean", "scoring": "cosine",
-           "eer": equal_error_rate(scores, trials.targets)}
-    write_json(path.with_suffix(".json"), {"row": row, "trial_list": str(trial_list), "score_file": path.name})
+    row = write_scored(folder, arm, trial_list, seed, separation)
     write_json(folder / "results.json", {"method": arm, "seed": seed, "rows": [row]})
     write_lines(folder / "config.yaml", [f"objective: {{name: csc, identity: {identity}}}"])
     write_lines(folder / "log.jsonl", [json.dumps(

@@ -1,10 +1,14 @@
 """Tables of several runs: a line for each system, or for each start of the rounds."""
 
+import re
+from statistics import mean
+
 import pytest
 
 from cslib.config import UserError
-from cslib.files import write_json
-from local import tabulate_runs
+from cslib.files import read_json, write_json
+from local import tabulate_ablations, tabulate_runs
+from tests.local.scored_runs import write_scored, write_trial_list
 
 RATES = {"csc": {"floor": 30.0, "csc": 20.0, "round1": 18.0, "final": 15.0},
          "floor": {"floor": 30.0, "round1": 25.0, "round2": 24.0, "final": 22.0}}
@@ -37,14 +41,28 @@ def test_every_system_list_and_scoring_has_a_line_with_each_seed(runs, tmp_path)
     assert "| mini | csc | round1 | adverse | cosine | 18.50 | 19.00 (1), 18.00 (2) | 0.500 | 10 / 1,000 |" in lines
 
 
-def test_starts_have_a_line_each_and_a_column_for_every_round(runs, tmp_path):
-    header, _, *lines = tabulate(runs, tmp_path, layout="starts")
-    floor = "30.00 (30.00, 30.00) | 25.50 (26.00, 25.00) | 24.50 (25.00, 24.00) | 22.50 (23.00, 22.00)"
+def test_starts_have_a_line_each_and_a_column_for_every_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(tabulate_ablations, "DRAWS", 40)
+    separations = {"csc": {"floor": 1.0, "csc": 1.5, "round1": 2.0, "final": 3.0},
+                   "floor": {"floor": 1.0, "round1": 1.5, "round2": 2.0}}
+    lists = [write_trial_list(tmp_path, name) for name in ("clean", "adverse")]
+    folders = []
+    for method, systems in separations.items():
+        for seed in (1, 2):
+            folders.append(tmp_path / f"{method}_{seed}")
+            rows = [write_scored(folders[-1], system, path, seed, separation)
+                    for system, separation in systems.items() for path in lists]
+            write_json(folders[-1] / "results.json", {"method": method, "seed": seed, "rows": rows})
+    header, _, *lines = tabulate(",".join(map(str, folders)), tmp_path, layout="starts")
     assert header == "| trials | start from | start | round1 | round2 | final |"
-    assert lines[:2] == [
-        "| adverse | csc | 20.50 (21.00, 20.00) | 18.50 (19.00, 18.00) |  | 15.50 (16.00, 15.00) |",
-        f"| adverse | floor | {floor} |"]
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| clean"] * 2
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [line[:2] for line in cells] == [
+        ["adverse", "csc"], ["adverse", "floor"], ["clean", "csc"], ["clean", "floor"]]
+    assert cells[0][4] == "" and cells[1][5] == ""        # csc had no second round, floor no final network
+    value, low, high = map(float, re.findall(r"[0-9.]+", cells[0][3]))
+    rates = [row["eer"] for folder in folders[:2] for row in read_json(folder / "results.json")["rows"]
+             if row["system"] == "round1" and row["trials"] == "adverse"]
+    assert value == pytest.approx(mean(rates), abs=0.006) and low < value < high
 
 
 def test_unknown_layout_is_refused(runs, tmp_path):
