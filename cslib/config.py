@@ -18,6 +18,7 @@ import dataclasses
 import importlib
 import inspect
 import io
+import itertools
 import keyword
 import pkgutil
 import re
@@ -25,7 +26,7 @@ import sys
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, DefaultHelpFormatter, Namespace
@@ -61,21 +62,34 @@ class Part:
 register_type(Part)
 
 
-def run(main: Callable[[Options], Any], options: type[Options] | Callable[[], type[Options]]) -> None:
+def run(main: Callable[[Options], Any], options: type[Options] | Callable[[], type[Options]],
+        argv: list[str] | None = None, description: str | None = None, program: str | None = None) -> None:
     """Parse the command line, call `main`, and end with one sentence and status 1 on a UserError.
 
-    options  a dataclass, or a function that makes one when what it holds depends on the command line itself
+    options      a dataclass, or a function that makes one when what it holds depends on the command line itself
+    argv         the words of the command line (default: sys.argv[1:])
+    description  what --help says first (default: the docstring of the script)
+    program      what the command is called in --help (default: the name of the script)
     """
     try:
         options = options if inspect.isclass(options) else options()
-        main(parse(options, description=inspect.getdoc(sys.modules["__main__"])))
+        main(parse(options, argv, description or inspect.getdoc(sys.modules["__main__"]), program))
     except UserError as error:
         sys.exit(f"error: {_sentence(error)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues the work")
 
 
-def parse(options: type[Options], argv: list[str] | None = None, description: str | None = None) -> Options:
+def positional() -> Any:
+    """A field whose value is given without the option's name, one or more of a list[...].
+
+    Where there is one, every option has to be followed by its value, flags too.
+    """
+    return dataclasses.field(metadata={"positional": True})
+
+
+def parse(options: type[Options], argv: list[str] | None = None, description: str | None = None,
+          program: str | None = None) -> Options:
     """Command line (default sys.argv) and any --config YAML files into the dataclass `options`.
 
     Dashes and underscores are the same in option names, and `--flag` alone means true.
@@ -85,7 +99,9 @@ def parse(options: type[Options], argv: list[str] | None = None, description: st
     argv = _flags_spelt_out(options, with_bases(argv))
     if any(word.partition("=")[0] == "--like" for word in argv):
         raise UserError("there is no such option: --like; it is a line of a config file")
-    parser = _parser(options, description)
+    parser = _parser(options, description, program)
+    if _positional(options):
+        argv = _options_first(argv)
     try:
         return _build(options, parser.parse_args(argv), parser)
     except _ParseError as error:
@@ -178,7 +194,8 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
 class _Parser(ArgumentParser):
     def format_help(self) -> str:
-        return re.sub(r"(--[a-z]+)_ ", r"\1 ", super().format_help())     # --in, see _underscored
+        text = re.sub(r"(--[a-z]+)_ ", r"\1 ", super().format_help())     # --in, see _underscored
+        return re.sub(r"<class\s+'(?:\w+\.)*(\w+)'>", r"\1", text)
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         raise _ParseError(_plain(str(message))) from ex
@@ -225,13 +242,35 @@ def _flags_spelt_out(options: type, argv: list[str]) -> list[str]:
             for word, following in zip(argv, [*argv, ""][1:], strict=True)]
 
 
-def _parser(options: type, description: str | None) -> _Parser:
+def _positional(options: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(options) if field.metadata.get("positional")]
+
+
+def _options_first(argv: list[str]) -> list[str]:
+    """The options with their values, then the other words, which argparse takes in one place only."""
+    named, others, words = [], [], iter(argv)
+    for word in words:
+        if not word.startswith("-"):
+            others.append(word)
+        elif "=" in word or word in ("-h", "--help", "--print_config"):
+            named.append(word)
+        else:
+            named += [word, *itertools.islice(words, 1)]
+    return named + others
+
+
+def _parser(options: type, description: str | None, program: str | None = None) -> _Parser:
     _describe(options)
-    parser = _Parser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+    parser = _Parser(prog=program, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of these options; `like: other.yaml` in "
                         "it takes over those of the file beside it that it does not name")
     parser.add_argument("--like", help=SUPPRESS)
-    parser.add_class_arguments(options)
+    unnamed = _positional(options)
+    parser.add_class_arguments(options, skip=set(unnamed))
+    for name in unnamed:
+        kind = get_type_hints(options)[name]
+        several = {"type": get_args(kind)[0], "nargs": "+"} if get_args(kind) else {"type": kind}
+        parser.add_argument(name, help=_field_comments(options).get(name), **several)
     return parser
 
 
@@ -279,5 +318,5 @@ def _comment(line: str) -> str:
     return next((t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT), "")
 
 
-__all__ = ["Part", "UserError", "find", "from_dict", "load_yaml", "parse", "run", "to_dict", "values_of",
+__all__ = ["Part", "UserError", "find", "from_dict", "load_yaml", "parse", "positional", "run", "to_dict", "values_of",
            "with_bases"]

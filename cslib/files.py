@@ -1,11 +1,11 @@
-"""Files that are either whole or absent, and progress that reads well on a terminal and in a log."""
+"""Files that are either whole or absent; progress and tables that read well on a terminal and in a log."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,6 +73,13 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> tqdm
         return tqdm(items, desc=what, total=total, mininterval=0.5, dynamic_ncols=True)
     return tqdm(items, desc=what, total=total, mininterval=30.0, delay=30.0, ascii=True, ncols=100,
                 file=_Lines())
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of as many cells each as text in columns, the first of them to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) if at else cell.ljust(width)
+                               for at, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in cells)
 
 
 class _Lines:

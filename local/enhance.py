@@ -12,20 +12,15 @@ interrupted run goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import soundfile
-import torch
 
 from cslib.config import Part, run
 from cslib.data.manifests import Entry, write_set
-from cslib.data.pair_preparation import claim
-from cslib.data.utterances import SAMPLE_RATE
-from cslib.enhancement.streaming import Job, enhance_file, find_jobs, load_enhancer
-from cslib.files import progress
+from cslib.enhancement.streaming import Job, enhance_jobs, find_jobs
+from cslib.training.distributed import device_named
 
 
 @dataclass
@@ -38,23 +33,11 @@ class Options:
 
 
 def main(options: Options) -> None:
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    network = load_enhancer(options.checkpoint, device)
     jobs = find_jobs(options.in_, options.out)
-    jobs = jobs[options.part.slice(len(jobs))]
-    claim(options.out, {"network": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()[:12]})
-    left = [job for job in jobs if not job.done]
-    print(f"{options.out}: {len(left):,} of {len(jobs):,} recordings to enhance, with "
-          f"{sum(p.numel() for p in network.parameters()):,} parameters")
-    _tell_changes(left)
-    began = time.perf_counter()
-    samples = sum(enhance_file(network, device, job) for job in progress(left, f"enhancing to {options.out.name}"))
-    if samples:
-        seconds, audio = time.perf_counter() - began, samples / SAMPLE_RATE
-        print(f"{options.out}: {audio / 60:.1f} min of audio in {seconds:.1f} s, real-time factor "
-              f"{seconds / audio:.4f}")
+    mine = jobs[options.part.slice(len(jobs))]
+    enhance_jobs(options.checkpoint, mine, options.out, device_named(options.device))
     if (options.in_ / "cuts.jsonl.gz").exists():
-        list_set(find_jobs(options.in_, options.out), options.out)
+        list_set(jobs, options.out)
 
 
 def list_set(jobs: list[Job], out: Path) -> None:
@@ -62,22 +45,6 @@ def list_set(jobs: list[Job], out: Path) -> None:
     if all(job.done for job in jobs):
         write_set(out, (Entry(job.target.stem, job.target.absolute(), soundfile.info(job.target).frames)
                         for job in jobs))
-
-
-def _tell_changes(jobs: list[Job]) -> None:
-    """One sentence when the output is of another kind than some of the input."""
-    changed = [job.source for job in jobs if _is_other_kind(job.source)]
-    if changed:
-        print(f"{len(changed):,} of {len(jobs):,} recordings, for one {changed[0]}, are not 16 kHz mono: they are "
-              "resampled and their channels averaged, and their enhanced versions are 16 kHz mono")
-
-
-def _is_other_kind(path: Path) -> bool:
-    try:
-        header = soundfile.info(path)
-    except soundfile.LibsndfileError:
-        return False  # told when its turn comes
-    return (header.samplerate, header.channels) != (SAMPLE_RATE, 1)
 
 
 if __name__ == "__main__":

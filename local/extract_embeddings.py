@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from cslib.config import Part, UserError, run
 from cslib.data.utterances import Utterances
 from cslib.embeddings import extract_to, is_complete, manifests, merge_parts, part_path
 from cslib.training.checkpoint import load_encoder
+from cslib.training.distributed import device_named
 
 
 @dataclass
@@ -55,7 +55,7 @@ def main(options: Options) -> None:
 def extract_rows(
     options: Options, utterances: Utterances, rows: np.ndarray, out: Path, sources: list[Path]
 ) -> None:
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_named(options.device)
     embed = embedding_function(load_encoder(options.checkpoint, device), options.streams)
     extract_to(out, sources, embed, utterances, rows, device=device, batch_seconds=options.batch_seconds,
                max_seconds=options.max_seconds, workers=options.workers)

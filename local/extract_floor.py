@@ -8,7 +8,7 @@ component analysis of the training set rotates and scales them to unit variance.
 whose variance is below a hundredth of the largest is scaled as if it had that much, so that directions of
 noise are not blown up (EER on the mini corpus 12 %; with plain whitening 18 %). The whitening is estimated
 once, and kept as whitening.npz beside the embeddings. A second run does nothing unless a manifest has
-changed.
+changed. Without --train the 160 numbers stay as they are, for a classifier that scales them itself.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ VARIANCE_FLOOR = 1e-2  # of the largest variance
 
 @dataclass
 class Options:
-    train: Path  # data/<set> that the whitening is estimated on
     cuts: Path  # data/<set> to make embeddings of
     out: Path  # makes <out>.ark and <out>.scp, and whitening.npz in their folder
+    train: Path | None = None  # data/<set> that the whitening is estimated on; none: no whitening
     num_mels: int = 80  # log-mel bands
     batch_seconds: float = 600.0  # audio per batch; lower it when memory is short
     max_seconds: float = 60.0  # of a longer utterance the middle is taken
@@ -45,10 +45,10 @@ class Options:
 def main(options: Options) -> None:
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     statistics = LogMelStatistics(options.num_mels).to(device)
-    whitening = options.out.with_name("whitening.npz")
-    if not is_current(whitening, manifests(options.train)):
+    whitening = options.out.with_name("whitening.npz") if options.train else None
+    if whitening and not is_current(whitening, manifests(options.train)):
         save_whitening(whitening, *whiten(options, statistics, device))
-    if is_complete(options.out, [whitening, *manifests(options.cuts)]):
+    if is_complete(options.out, [*filter(None, [whitening]), *manifests(options.cuts)]):
         print(f"{options.out}: done before, nothing to do")
     else:
         embed_set(options, statistics, whitening, device)
@@ -89,13 +89,13 @@ def save_whitening(path: Path, mean: np.ndarray, matrix: np.ndarray) -> None:
         np.savez(temporary, mean=mean, matrix=matrix)
 
 
-def embed_set(options: Options, statistics: nn.Module, whitening: Path, device: str) -> None:
+def embed_set(options: Options, statistics: nn.Module, whitening: Path | None, device: str) -> None:
     out, utterances = options.out, Utterances.open(options.cuts)
-    loaded = np.load(whitening)
+    loaded = np.load(whitening) if whitening else {"mean": 0.0, "matrix": np.eye(2 * options.num_mels)}
     mean, matrix = (
         torch.tensor(loaded[name], dtype=torch.float32, device=device) for name in ("mean", "matrix")
     )
-    extract_to(out, [whitening, *manifests(options.cuts)],
+    extract_to(out, [*filter(None, [whitening]), *manifests(options.cuts)],
                lambda audio, lengths: (statistics(audio, lengths) - mean) @ matrix,
                utterances, np.arange(len(utterances)), device=device, batch_seconds=options.batch_seconds,
                max_seconds=options.max_seconds, workers=options.workers)

@@ -55,8 +55,8 @@ def main(options: Options) -> None:
 
 
 def _prepare(folder: Path, corpus: Path, options: Options, by_speaker: bool) -> None:
-    _refuse_overlap(folder.resolve(), corpus.resolve())
-    paths = sorted(_walk(corpus))
+    refuse_overlap(folder.resolve(), corpus.resolve())
+    paths = sorted(walk(corpus))
     loose = [path for path in paths if by_speaker and "/" not in path]
     sources = list_sources(corpus.absolute(), sorted(set(paths) - set(loose)),
                            folder.absolute() / "audio", by_speaker)
@@ -72,16 +72,16 @@ def _prepare(folder: Path, corpus: Path, options: Options, by_speaker: bool) -> 
             print(write_all_pairs(folder, np.random.default_rng(options.seed)))
     except UserError:
         if new:
-            _remove(folder)
+            remove_set(folder)
         raise
 
 
-def _refuse_overlap(folder: Path, corpus: Path) -> None:
+def refuse_overlap(folder: Path, corpus: Path) -> None:
     if folder == corpus or folder in corpus.parents or corpus in folder.parents:
         raise UserError(f"{folder}: would lie in the corpus {corpus}, or around it; choose another --data")
 
 
-def _remove(folder: Path) -> None:
+def remove_set(folder: Path) -> None:
     """Leave nothing half-written: take away what a failed first run has made, and only that."""
     for name in ("audio", "trials"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -95,26 +95,31 @@ def _remove(folder: Path) -> None:
 def list_sources(corpus: Path, paths: list[str], audio: Path, by_speaker: bool) -> list[Source]:
     """The recordings `paths` below `corpus` (sorted), in the order of their ids.
 
-    The id is the path without its ending, "/" and white space replaced; where two are equal the later path
-    gets "-2", "-3", ... With `by_speaker` the first folder is the speaker.
+    With `by_speaker` the first folder is the speaker.
     """
-    taken: set[str] = set()
     sources = []
-    for path in paths:
-        name = re.sub(r"\s+", "_", os.path.splitext(path)[0].replace("/", "-"))
-        unique, number = name, 1
-        while unique in taken:
-            number += 1
-            unique = f"{name}-{number}"
-        taken.add(unique)
+    for name, path in zip(unique_ids(paths), paths, strict=True):
         # Named by the whole file name: a.mp3 and a.wav in one folder are two recordings.
         target = str(audio / f"{path}.flac")
         speaker = path.partition("/")[0] if by_speaker else None
-        sources.append(Source(unique, str(corpus / path), target, speaker))
+        sources.append(Source(name, str(corpus / path), target, speaker))
     return sorted(sources)
 
 
-def _walk(corpus: Path) -> Iterator[str]:
+def unique_ids(paths: list[str]) -> list[str]:
+    """An id for each path: without its ending, "/" and white space replaced; "-2", "-3", ... where two are equal."""
+    ids: dict[str, None] = {}
+    for path in paths:
+        name = re.sub(r"\s+", "_", os.path.splitext(path)[0].replace("/", "-"))
+        unique, number = name, 1
+        while unique in ids:
+            number += 1
+            unique = f"{name}-{number}"
+        ids[unique] = None
+    return list(ids)
+
+
+def walk(corpus: Path) -> Iterator[str]:
     """Paths of audio files relative to `corpus`, with "/"; links are followed, hidden files are not."""
     folders, seen = [""], set()
     while folders:

@@ -144,11 +144,15 @@ def _speak(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitc
     return say_sentence(rng, synthesiser, rate, pitch)
 
 
-def say_sentence(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitch: int) -> np.ndarray:
-    """float [n] at 16 kHz: the first of random sentences that lasts from SHORTEST to LONGEST."""
+def say_sentence(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitch: int,
+                 ranges: tuple[int, int] = (40, 60)) -> np.ndarray:
+    """float [n] at 16 kHz: the first of random sentences that lasts from SHORTEST to LONGEST.
+
+    ranges  lowest and highest range of its pitch, drawn evenly; 50 is the voice's own
+    """
     for _ in range(100):
         text = draw_sentence(rng, *WORDS)
-        speech = synthesiser.say("speaker", text, rate, pitch, pitch_range=int(rng.integers(40, 61)))
+        speech = synthesiser.say("speaker", text, rate, pitch, pitch_range=int(rng.integers(ranges[0], ranges[1] + 1)))
         if SHORTEST <= len(speech) / synthesiser.sample_rate <= LONGEST:
             factor = gcd(SAMPLE_RATE, synthesiser.sample_rate)
             return resample_poly(speech / 32768, SAMPLE_RATE // factor, synthesiser.sample_rate // factor)

@@ -7,8 +7,9 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 . ./path.sh
-# Without a C compiler there is no PESQ: what needs it is skipped then.
+# Without a C compiler there is no PESQ: what needs it is skipped then, as is what needs ONNX where that cannot be had.
 (cslib_also_needs egs/voicebank/requirements.txt) || true
+(cslib_also_needs requirements_onnx.txt) || true
 ruff check .
 shellcheck --external-sources --source-path=. path.sh utils/*.sh egs/*/*.sh tests/*.sh .ci/run
 python -m pytest -q --durations=10 "$@"

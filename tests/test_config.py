@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cslib.config import Part, UserError, find, from_dict, load_yaml, parse, to_dict, values_of
+from cslib.config import Part, UserError, find, from_dict, load_yaml, parse, positional, to_dict, values_of
 from tests.tiny_run import ENVIRONMENT
 
 
@@ -224,3 +224,29 @@ def test_from_dict_names_where_the_bad_value_stands():
 def test_values_of_an_option_are_found_in_both_spellings():
     words = ["--config", "a", "x", "--config=b", "--config-not", "c", "--config"]
     assert values_of("--config", words) == ["a", "b"]
+
+
+@dataclass
+class Command:
+    first: Path = positional()           # where it begins
+    others: list[Path] = positional()    # what comes after it
+    count: int = 3                       # how many
+
+
+@pytest.mark.parametrize("words", [
+    ["a", "b c", "1", "--count", "-4"], ["--count", "-4", "a", "b c", "1"], ["a", "--count=-4", "b c", "1"],
+    ["a", "b c", "--count", "-4", "1"],
+])
+def test_values_without_a_name_may_stand_anywhere(words):
+    assert parse(Command, words) == Command(Path("a"), [Path("b c"), Path("1")], -4)
+
+
+def test_values_without_a_name_are_in_the_help_and_have_to_be_given(capsys):
+    with pytest.raises(SystemExit):
+        parse(Command, ["--help"], program="the command")
+    text = capsys.readouterr().out
+    assert text.startswith("usage: the command ") and "what comes after it" in text
+    with pytest.raises(UserError, match="others"):
+        parse(Command, ["a", "--count", "1"])
+    with pytest.raises(UserError, match="number"):
+        parse(Command, ["a", "b", "--count", "x"])

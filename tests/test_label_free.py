@@ -18,7 +18,7 @@ WATCH = """
 import os, sys
 
 def watch(event, arguments):
-    if event == "open" and str(arguments[0]).rstrip("'").endswith("speakers.tsv"):
+    if event == "open" and str(arguments[0]).rstrip("'").endswith(("speakers.tsv", "emotions.tsv")):
         os.write(2, b"OPENED speakers.tsv\\\\n")
         os._exit(99)
 
@@ -47,19 +47,23 @@ def watched(tmp_path):
 def data(tmp_path):
     data = make_set(tmp_path / "data/train", count=12, seconds=1.2)
     assert (data / "speakers.tsv").exists()
+    (data / "emotions.tsv").write_text("utterance\tclass\tspeaker\tfold\n")
     return data
 
 
-def test_training_extraction_and_clustering_never_open_speakers_tsv(data, watched, tmp_path):
+def test_training_extraction_clustering_and_calibration_never_open_speakers_tsv(data, watched, tmp_path):
     run, steps = tmp_path / "run", ["--training.steps", "3"]
     out = run / "embeddings/train"
     extract = ["local/extract_embeddings.py", "--checkpoint", str(run / "checkpoints/final.pt"),
                "--cuts", str(data), "--out", str(out), "--device", "cpu", "--workers", "1"]
     cluster = ["local/cluster_embeddings.py", "--embeddings", f"{out}.scp",
                "--out", str(run / "round1/labels.tsv")]
-    done = watched(words(data, run, *steps, "--training.workers", "1"), extract, cluster)
+    calibrate = ["local/calibrate.py", "--checkpoint", str(run / "checkpoints/final.pt"),
+                 "--embeddings", f"{out}.scp", "--labels", str(run / "round1/labels.tsv")]
+    done = watched(words(data, run, *steps, "--training.workers", "1"), extract, cluster, calibrate)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len((run / "round1/labels.tsv").read_text().splitlines()) == 13
+    assert (run / "calibration.json").exists()
 
     # Without the file the same model comes out, bit for bit.
     (data / "speakers.tsv").unlink()
@@ -162,7 +166,47 @@ def prepare_mini_pairs(data, corpus):
                  train_utterances=1, valid_speakers=1, valid_utterances=1, test_speakers=1, test_utterances=1))
 
 
-PREPARATIONS = [prepare_folder, prepare_voxceleb, prepare_mini, prepare_pairs, prepare_voicebank, prepare_mini_pairs]
+def prepare_iemocap(data, corpus):
+    from local.prepare_iemocap import Options, main
+    from tests.local.test_prepare_emotion import make_iemocap
+
+    main(Options(make_iemocap(corpus), data, nj=1))
+
+
+def prepare_cremad(data, corpus):
+    from local.prepare_cremad import Options, main
+
+    for actor in (1001, 1002):
+        for code in ("ANG", "SAD"):
+            tones(corpus / f"AudioWAV/{actor}_DFA_{code}_XX.wav")
+    main(Options(corpus, data, folds=2, nj=1))
+
+
+def prepare_msp_podcast(data, corpus):
+    from local.prepare_msp_podcast import Options, main
+    from tests.local.test_prepare_emotion import make_msp
+
+    main(Options(make_msp(corpus), data, nj=1))
+
+
+def prepare_emotion_folder(data, corpus):
+    from local.prepare_emotion_folder import Options, main
+
+    for name in ("glad", "cross"):
+        for speaker in ("alice", "bobby"):
+            tones(corpus / name / speaker / "0.wav")
+    main(Options(corpus, data=data, nj=1))
+
+
+def prepare_mini_emotion(data, corpus):
+    from local.prepare_mini_emotion import Options, main
+
+    main(Options(data, nj=1, speakers=2, sessions=1, folds=2))
+
+
+WITH_CLASSES = [prepare_iemocap, prepare_cremad, prepare_msp_podcast, prepare_emotion_folder, prepare_mini_emotion]
+PREPARATIONS = [prepare_folder, prepare_voxceleb, prepare_mini, prepare_pairs, prepare_voicebank, prepare_mini_pairs,
+                *WITH_CLASSES]
 
 
 @pytest.mark.parametrize("prepare", PREPARATIONS)
@@ -172,13 +216,14 @@ def test_manifests_of_every_prepare_script_name_no_speaker(tmp_path, prepare):
     knows_speakers = prepare(tmp_path / "data", tmp_path / "corpus") is None
     with_speakers = 0
     folders = {path.parent for path in (tmp_path / "data").rglob("cuts.jsonl.gz")}
-    assert {folder.relative_to(tmp_path / "data").parts[0] for folder in folders} >= {"train", "test"}
+    assert {folder.relative_to(tmp_path / "data").parts[0] for folder in folders} >= (
+        {"all"} if prepare in WITH_CLASSES else {"train", "test"})
     for folder in folders:
         assert all(s.speaker is None and not s.custom for cut in CutSet.from_file(folder / "cuts.jsonl.gz")
                    for s in cut.supervisions)
         for name in ("recordings", "supervisions", "cuts"):
             text = gzip.decompress((folder / f"{name}.jsonl.gz").read_bytes()).decode()
-            assert text and not re.search(r'"(speaker|gender|sex|session|label)"', text)
+            assert text and not re.search(r'"(speaker|gender|sex|session|label|class|fold)"', text)
         with_speakers += (folder / "speakers.tsv").exists()
     assert bool(with_speakers) == knows_speakers       # there was something to leak
 

@@ -42,7 +42,13 @@ def entries(folder: str) -> Iterator[os.DirEntry]:
 
 
 def listing(folder: str) -> list[str]:
-    """Path, size and time of change of every file; of a huge tree of the folders in the upper levels only."""
+    """Path, size and time of change of every file; of a huge tree of the folders in the upper levels only.
+
+    folder  or a single file
+    """
+    if not os.path.isdir(folder):
+        status = os.stat(folder)
+        return [f"{folder} {status.st_size} {status.st_mtime_ns}"]
     lines = []
     for entry in entries(folder):
         status = entry.stat(follow_symlinks=False)

@@ -13,7 +13,7 @@
 #            is done already is not run: neither has its fingerprint changed (its words, its YAML files, the folders
 #            it reads; see utils/fingerprint.py), nor has a command before it been run again, and what it made is
 #            still there. A stage of which nothing was run says so.
-# reads      FOLDER...: the next command depends on what lies in these folders of the user's.
+# reads      PATH...: the next command depends on these files of the user's, or on what lies in these folders.
 # makes      PATH...: the next command makes these. Made by another command than this one, they are first moved to a
 #            folder `previous` beside them. After a kill the command is the same one, and finds what it left.
 # continues  PATH...: the same for a script that tells by itself whether what is there is its own and goes on with it.

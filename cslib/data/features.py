@@ -41,10 +41,10 @@ def frame(audio: Tensor, snip_edges: bool = False, lengths: Tensor | None = None
 
     Raises ValueError when T is too short for a frame.
     """
-    return _with_edges(audio, snip_edges, lengths).unfold(-1, FRAME_LENGTH, FRAME_SHIFT)
+    return with_edges(audio, snip_edges, lengths).unfold(-1, FRAME_LENGTH, FRAME_SHIFT)
 
 
-def _with_edges(audio: Tensor, snip_edges: bool, lengths: Tensor | None) -> Tensor:
+def with_edges(audio: Tensor, snip_edges: bool, lengths: Tensor | None) -> Tensor:
     """[B, T] -> the samples that the frames cover, one after the other, [B, frames x 160 + 240]."""
     count = num_frames(audio.shape[-1], snip_edges)
     if count == 0:
@@ -88,7 +88,7 @@ class LogMel(nn.Module):
     def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
         """audio [B, T], lengths [B] in samples -> [B, frames, num_mels]."""
         with torch.autocast(audio.device.type, enabled=False):
-            audio = _with_edges(audio.float() * 32768, self.snip_edges, lengths)
+            audio = with_edges(audio.float() * 32768, self.snip_edges, lengths)
             # Kaldi takes each frame's mean out and then emphasises. That is linear, so the recording can be emphasised
             # as a whole: only the first sample of a frame differs, and there the window is 0.
             mean = nn.functional.avg_pool1d(audio, FRAME_LENGTH, FRAME_SHIFT)[..., None]

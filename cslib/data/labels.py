@@ -43,16 +43,21 @@ def read_table(path: Path, column: str = "label") -> dict[str, str]:
 
 
 def read_labels(path: Path, utterances: Utterances, column: str = "label") -> np.ndarray:
+    """`numbered_labels` of the utterances of a set, in its order."""
+    return numbered_labels(path, utterances.ids(), column)
+
+
+def numbered_labels(path: Path, ids: Sequence[str], column: str = "label") -> np.ndarray:
     """int64 [n] class of each utterance, numbered 0..classes-1; -1 where the file says -1 or nothing.
 
     The column has to be asked for by name: speakers cannot be mistaken for pseudo-labels.
     Raises UserError when no utterance has a class.
     """
     names = read_table(path, column)
-    found = np.array([names.get(utterance, "-1") for utterance in utterances.ids()])
+    found = np.array([names.get(utterance, "-1") for utterance in ids])
     labelled = found != "-1"
     if not labelled.any():
-        raise UserError(f"{path}: none of the {len(utterances):,} utterances to train on has a {column} "
+        raise UserError(f"{path}: none of the {len(ids):,} utterances to train on has a {column} "
                         "in it; was it made for another data set?")
     labels = np.full(len(found), -1)
     labels[labelled] = np.unique(found[labelled], return_inverse=True)[1]

@@ -51,6 +51,10 @@ class FourierFilterbank(nn.Module):
     def synthesise(self, masks: Tensor, spectrum: Tensor) -> Tensor:
         """masks [B, L, C, N], spectrum of `analyse` -> [B, C, T]."""
         masked = masks.float().transpose(1, 2) * spectrum[:, None]
-        windows = torch.fft.irfft(masked, n=len(self.shape)) * self.shape                     # [B, C, L, window]
-        first, second = windows.split(self.hop, dim=-1)
-        return (F.pad(first, (0, 0, 0, 1)) + F.pad(second, (0, 0, 1, 0))).flatten(2)
+        return overlapped(torch.fft.irfft(masked, n=len(self.shape)) * self.shape, self.hop)
+
+
+def overlapped(windows: Tensor, hop: int) -> Tensor:
+    """Windows [B, C, L, 2 hop], each half over the one before, to their sum [B, C, T]."""
+    first, second = windows.split(hop, dim=-1)
+    return (F.pad(first, (0, 0, 0, 1)) + F.pad(second, (0, 0, 1, 0))).flatten(2)

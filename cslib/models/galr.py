@@ -160,7 +160,7 @@ class SeparativeEncoder(nn.Module):
     def _analyse(self, mixture: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames [B, L, N], what the masks act on, and which frames lie inside their recording [B, L]."""
         window, hop, samples = self.config.window, self.config.window // 2, mixture.shape[1]
-        count = math.ceil(samples / hop) + 1                                 # every sample lies in two windows
+        count = (samples + hop - 1) // hop + 1                                # every sample lies in two windows
         frames, carrier = self.filterbank.analyse(F.pad(mixture, (hop, (count - 1) * hop + window - hop - samples)))
         last = torch.div(lengths[:, None] + hop - 1, hop, rounding_mode="floor")
         inside = torch.arange(count, device=mixture.device) <= last
@@ -229,7 +229,7 @@ class GalrBlock(nn.Module):
 
     def _local(self, segments: Tensor) -> Tensor:
         rows = segments.flatten(0, 1)                                                         # [B S, K, D]
-        start = self.start.to(rows.dtype)[:, None, None].expand(2, 2, len(rows), -1).contiguous()
+        start = self.start.to(rows.dtype)[:, None, None].expand(2, 2, rows.shape[0], -1).contiguous()
         output, _ = self.lstm(rows, (start[0], start[1]))
         return self.local_projection(output).unflatten(0, segments.shape[:2])
 

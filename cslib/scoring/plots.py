@@ -1,4 +1,4 @@
-"""Pictures of a set of trials: DET curves on normal-deviate axes, and histograms of the scores."""
+"""Pictures: DET curves on normal-deviate axes and histograms of the scores of trials; confusion matrices of classes."""
 
 from __future__ import annotations
 
@@ -62,6 +62,25 @@ def plot_histograms(panels: list[Panel], path: Path | str, title: str = "") -> N
         axes.set_visible(True)
         _draw_histogram(axes, panel)
     next(axes for axes in grid.flat if axes.get_visible()).legend(fontsize="small")
+    _save(figure, path)
+
+
+def plot_confusions(confusions: dict[str, np.ndarray], classes: list[str], path: Path | str, title: str = "") -> None:
+    """Write a PNG with a matrix for each system: counts, shaded by their share of the class, which is the row.
+
+    confusions  [K, K] of each system, by what to write above it
+    """
+    figure = _figure(1, len(confusions), 0.7 * len(classes) + 2, 0.7 * len(classes) + 1, title)
+    for axes, (name, counts) in zip(figure.subplots(1, len(confusions), squeeze=False)[0], confusions.items(),
+                                    strict=True):
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        for (row, column), count in np.ndenumerate(counts):
+            axes.text(column, row, f"{count:,}\n{shares[row, column]:.0%}", ha="center", va="center", fontsize="small",
+                      color="white" if shares[row, column] > 0.6 else "black")
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set(title=name, xlabel="answer", ylabel="class")
     _save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 import zipfile
@@ -61,6 +62,11 @@ def kept(folder: Path) -> dict[int, Path]:
     return {int(name[1]): path for path, name in names.items() if name}
 
 
+def digest(path: Path) -> str:
+    """Twelve characters that tell this file from any other, wherever it lies."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 def encoder_state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
@@ -82,6 +88,15 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> nn.Module:
     return network.to(device).eval()
 
 
+def load_speaker_encoder(path: Path, device: torch.device | str = "cpu") -> nn.Module:
+    """The same; raises UserError for a network that makes no embeddings."""
+    network = load_encoder(path, device)
+    if not hasattr(network, "embed"):
+        raise UserError(f"{path}: its network, {type(network).__name__}, makes no embeddings; give a checkpoint of "
+                        "egs/voxceleb")
+    return network
+
+
 def start_from(path: Path, network: nn.Module) -> None:
     """Give `network` the weights of a final.pt. Raises UserError when that is of another network."""
     try:
@@ -93,7 +108,7 @@ def start_from(path: Path, network: nn.Module) -> None:
 
 def _final(path: Path) -> dict[str, Any]:
     state = load(path)
-    if "encoder" not in state:
+    if "encoder" not in state or "config" not in state:
         raise UserError(f"{path}: not a finished training's final.pt; let the training finish")
     return state
 

@@ -44,6 +44,11 @@ def start(device: str) -> Processes:
     return Processes(dist.get_rank(), dist.get_world_size(), where)
 
 
+def device_named(name: str) -> str:
+    """What a --device stands for where one process works alone: auto is a GPU when there is one, else the CPU."""
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def stop() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -12,7 +12,7 @@
 #   4 extract  train, test, test_adverse, final.pt  exp/<run>/embeddings, and floor/embeddings: no network at all
 #   5 rounds   the embeddings of train              exp/<run>/round1, ...: pseudo_labels.tsv, checkpoints, embeddings
 #   6 final    the last round's embeddings          exp/<run>/final: the same, of a larger network learnt afresh
-#   7 score    embeddings, trial lists              exp/<run>/scores
+#   7 score    embeddings, trial lists, labels      exp/<run>/scores; calibration.json: a threshold found without labels
 #   8 results  scores                               exp/<run>/results.json, det.png, and the table on the screen
 #
 # A stage that is done is skipped; it runs again when its config or its inputs have changed. Paths that you give are
@@ -247,6 +247,12 @@ if stage 7 "score"; then
         --cohort "${system#*=}/embeddings/train.scp" --trials "$list" --speakers "$data/$set/speakers.tsv" \
         "${scorings[@]}" --out "$exp/scores" --device "$device"
     done
+  done
+  for system in "${systems[@]:1}"; do   # for `python -m cslib verify`; of the floor there is no checkpoint
+    [ -n "$labels" ] || break
+    makes "${system#*=}/calibration.json"
+    run local/calibrate.py --checkpoint "${system#*=}/checkpoints/final.pt" \
+      --embeddings "${system#*=}/embeddings/train.scp" --labels "$labels" --seed "$seed"
   done
 fi
 

@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from cslib.config import UserError, parse
+from cslib.data.features import LogMel
 from cslib.data.manifests import Entry, write_set
 from cslib.embeddings import read_embeddings
 from cslib.models import resnet
@@ -114,6 +115,19 @@ def test_floor_does_not_blow_up_directions_of_little_variance(folder):
     _, values = read_embeddings(floor(folder))
     assert values.var(0).max() == pytest.approx(1, abs=1e-2)
     assert values.var(0).min() < 0.9
+
+
+def test_floor_without_a_training_set_is_the_statistics_themselves(folder, capsys):
+    words = ["--cuts", folder / "set", "--out", folder / "plain", "--num-mels", "3", "--workers", "0"]
+    for _ in range(2):
+        extract_floor.main(parse(extract_floor.Options, list(map(str, words))))
+    assert "nothing to do" in capsys.readouterr().out and not (folder / "whitening.npz").exists()
+    _, values = read_embeddings(folder / "plain.scp")
+    for index in range(10):
+        audio = torch.from_numpy(soundfile.read(folder / f"u{index}.wav", dtype="float32")[0])
+        frames = LogMel(3)(audio[None])[0]
+        np.testing.assert_allclose(values[index, :3], frames.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(values[index, 3:], frames.std(0, unbiased=False), rtol=1e-2)
 
 
 def test_floor_runs_once(folder, capsys):

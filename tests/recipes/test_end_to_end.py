@@ -74,6 +74,7 @@ def test_recipe_ends_with_results_of_every_system_and_list(finished: tuple[Path,
     for row in results["rows"]:
         assert 0 <= row["eer_ci95"][0] <= row["eer"] <= 100 and row["targets"] > 0 and row["nontargets"] > 0
     assert (folder / "exp" / "det.png").stat().st_size > 0
+    assert all((folder / "exp" / system / "calibration.json").exists() for system in (".", "round1", "final"))
     assert "EER" in printed
 
 

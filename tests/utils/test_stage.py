@@ -185,6 +185,15 @@ def test_huge_folder_is_known_by_its_upper_folders(tmp_path: Path, monkeypatch: 
     assert listing(str(tmp_path)) != before
 
 
+def test_a_single_file_may_be_read_from_a_folder_that_changes(tmp_path: Path) -> None:
+    (tmp_path / "table.tsv").write_text("a")
+    before = fingerprint(["x.py"], "", [str(tmp_path / "table.tsv")])
+    (tmp_path / "other").write_text("b")
+    assert fingerprint(["x.py"], "", [str(tmp_path / "table.tsv")]) == before
+    (tmp_path / "table.tsv").write_text("longer")
+    assert fingerprint(["x.py"], "", [str(tmp_path / "table.tsv")]) != before
+
+
 @pytest.mark.parametrize("name", ["base.yaml", "'base.yaml'", '"base.yaml"'])
 def test_fingerprint_changes_with_the_configs_that_a_config_is_like(tmp_path, name):
     base, top = tmp_path / "base.yaml", tmp_path / "top.yaml"

@@ -1,0 +1,1 @@
+"""One file per command of `python -m cslib`: a docstring that teaches it, its `Options`, and `main(options)`."""

@@ -1,0 +1,38 @@
+"""Noisy recordings to clean ones.
+
+    python -m cslib enhance interview.mp3 recordings --checkpoint exp/mini_crn/ccr/checkpoints/final.pt --out enhanced
+
+What is given are recordings, or folders of them in any tree: wav, flac, ogg, opus or mp3. Names and tree are kept under
+--out. The output is 16-bit, 16 kHz and mono, as long as the input; wav and flac stay what they are, all else becomes
+wav. Long recordings pass in windows that are cross-faded, so that memory does not grow with their length. Interrupted,
+the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from cslib.config import UserError, positional
+from cslib.data.audio_files import SOUNDFILE_SUFFIXES
+from cslib.enhancement.streaming import enhance_jobs, find_jobs
+from cslib.training.distributed import device_named
+
+
+@dataclass
+class Options:
+    files: list[Path] = positional()  # recordings, and folders of them
+    checkpoint: Path  # final.pt of an enhancement network
+    out: Path  # folder for the enhanced ones
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes a GPU when there is one
+
+
+def main(options: Options) -> None:
+    suffixes = sorted(SOUNDFILE_SUFFIXES)
+    jobs = [job for source in options.files for job in find_jobs(source, options.out, suffixes)]
+    (target, times), = Counter(job.target for job in jobs).most_common(1)
+    if times > 1:
+        first, second, *_ = (job.source for job in jobs if job.target == target)
+        raise UserError(f"{second}: would be written to {target}, as {first}; enhance one of them with another --out")
+    enhance_jobs(options.checkpoint, jobs, options.out, device_named(options.device))

@@ -1,0 +1,60 @@
+"""The embedding network as one file for other programs: ONNX, or TorchScript.
+
+    python -m cslib export exp/mini_csc/checkpoints/final.pt --out model.onnx
+    python -m cslib export exp/mini_csc/checkpoints/final.pt --out model.pt
+
+Features are computed inside: a waveform [B, T] goes in, float32, 16 kHz, in [-1, 1], of half a second or more, and
+embeddings [B, E] of length 1 come out, whose dot product is the score of `verify`. It goes through whole: unlike with
+`embed`, nothing finds silence, or cuts what is long (a minute; 20 s for a network that separates). In Python:
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    embedding, = session.run(None, {"waveform": audio[None]})
+
+The file is kept only if it gives what the network gives, on recordings of several lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cslib import export
+from cslib.config import UserError, positional
+from cslib.files import writing
+from cslib.training.checkpoint import load_speaker_encoder
+
+
+@dataclass
+class Options:
+    checkpoint: Path = positional()  # final.pt of a speaker encoder
+    out: Path  # X.onnx or X.pt to write
+
+
+KINDS = {".onnx": ("ONNX", export.write_onnx, export.open_onnx, "onnxruntime"),
+         ".pt": ("TorchScript", export.write_torchscript, export.open_torchscript, "TorchScript")}
+
+
+def main(options: Options) -> None:
+    if options.out.suffix not in KINDS:
+        raise UserError(f"--out {options.out}: give a name that ends in .onnx or .pt")
+    if options.out.resolve() == options.checkpoint.resolve():
+        raise UserError(f"--out {options.out}: that is the checkpoint; give another name")
+    network = load_speaker_encoder(options.checkpoint)
+    format_name, write, open_graph, runtime = KINDS[options.out.suffix]
+    with writing(options.out) as temporary:
+        write(network, temporary)
+        graph = open_graph(temporary)
+        cosine = export.lowest_cosine(network, graph)
+        if not cosine > export.ENOUGH:
+            raise UserError(f"{options.out}: not written, as the exported {type(network).__name__} gives other "
+                            f"embeddings than the network (cosine {cosine:.4f}); please report it with the config")
+        factors = export.real_time_factor(network.embed), export.real_time_factor(graph)
+    print(f"{options.out}: {format_name}, {options.out.stat().st_size / 1e6:.1f} MB, waveform [B, T] -> embedding "
+          f"[B, {network.embedding_size}]")
+    print(f"the same as the network on recordings of {min(export.LENGTHS):g} to {max(export.LENGTHS):g} s: cosine at "
+          f"least {cosine:.6f}")
+    threads = torch.get_num_threads()
+    print(f"real-time factor for 10 s, {threads} thread{'s' * (threads > 1)}: {factors[0]:.4f} in PyTorch, "
+          f"{factors[1]:.4f} in {runtime}")

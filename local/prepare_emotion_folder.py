@@ -1,0 +1,124 @@
+"""Make data/folder_emotion/all from labelled recordings of your own: a folder for each class, or a table.
+
+    python local/prepare_emotion_folder.py --class-dir recordings --data data/folder_emotion
+    python local/prepare_emotion_folder.py --table recordings.tsv --data data/folder_emotion
+
+<class-dir>/<class>/<speaker>/... or, where speakers are not known, <class-dir>/<class>/recording.wav. A table has the
+columns path, label and speaker, with tabs between them and these names in its first line; paths are relative to its
+folder. Any format and rate that prepare_folder.py takes.
+
+Speakers are dealt into folds, so that none is in two. Where they are not known every recording counts as a speaker of
+its own: a voice may then be learnt from and tested on, and the figures are too good by as much as that helps.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from cslib.config import UserError, run
+from cslib.data.audio_files import AUDIO_SUFFIXES, Checks
+from cslib.data.class_preparation import TABLE, Recording, prepare_classes, warn
+from cslib.data.classes import deal_speakers
+from local.prepare_folder import refuse_overlap, remove_set, unique_ids, walk
+
+COLUMNS = ("path", "label", "speaker")
+
+
+@dataclass
+class Options:
+    class_dir: Path | None = None            # one folder for each class, in it one for each speaker or none
+    table: Path | None = None                # table with the columns path, label and speaker
+    data: Path = Path("data/folder_emotion")  # makes all/ in it
+    folds: int = 5                           # fewer where there are fewer speakers
+    nj: int = os.cpu_count() or 1            # processes
+    min_seconds: float = 0.3                 # shorter recordings are left out
+
+
+class Found(NamedTuple):
+    """A recording: where it is, below which folder its id is taken from, and what is known of it."""
+
+    path: str
+    folder: Path
+    label: str
+    speaker: str | None
+
+
+def main(options: Options) -> None:
+    if (options.class_dir is None) == (options.table is None):
+        raise UserError("give either --class-dir (one folder for each class) or --table (path, label, speaker)")
+    folder = options.data / "all"
+    found = from_table(options.table) if options.table else from_folders(options.class_dir, folder)
+    recordings = with_folds(found, options.folds)
+    new = not (folder / "cuts.jsonl.gz").exists()
+    try:
+        prepare_classes(folder, recordings, options.nj, Checks(min_seconds=options.min_seconds))
+    except UserError:
+        if new:
+            (folder / TABLE).unlink(missing_ok=True)
+            remove_set(folder)
+        raise
+
+
+def from_folders(corpus: Path, folder: Path) -> list[Found]:
+    """The recordings in the folders of the classes, sorted. Raises UserError when speakers are known of some only."""
+    if not corpus.is_dir():
+        raise UserError(f"{corpus}: there is no such folder")
+    refuse_overlap(folder.resolve(), corpus.resolve())
+    paths = [path for path in sorted(walk(corpus)) if "/" in path]
+    if not paths:
+        raise UserError(f"{corpus}: there is no recording ({', '.join(sorted(AUDIO_SUFFIXES))}) in folders named after "
+                        "classes")
+    known = [path.count("/") > 1 for path in paths]
+    if any(known) and not all(known):
+        raise UserError(f"{corpus / paths[known.index(False)]}: lies in no speaker's folder, and others do; have such "
+                        "a folder for all recordings, or for none")
+    return [Found(path, corpus.absolute(), path.split("/")[0], path.split("/")[1] if all(known) else None)
+            for path in paths]
+
+
+def from_table(table: Path) -> list[Found]:
+    """The recordings of the table, sorted. Raises UserError when it is malformed, or names a file that is not there."""
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            lines = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if not set(COLUMNS) <= set(lines.fieldnames or []):
+                raise UserError(f"{table}: its first line has to name the columns path, label and speaker, with tabs "
+                                "between them")
+            rows = {}
+            for line in lines:
+                cells = [(line[name] or "").strip() for name in COLUMNS]
+                path = os.path.normpath(table.absolute().parent / cells[0])
+                if not all(cells):
+                    raise UserError(f"{table}: line {lines.line_num} lacks its path, its label or its speaker")
+                if path in rows or not os.path.isfile(path):
+                    what = "comes twice" if path in rows else "is not there"
+                    raise UserError(f"{table}: line {lines.line_num} names {cells[0]}, which {what}")
+                rows[path] = cells[1:]
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{table}: could not be read; give a text file in UTF-8") from None
+    if not rows:
+        raise UserError(f"{table}: names no recording")
+    above = Path(os.path.commonpath([os.path.dirname(path) for path in rows]))
+    return [Found(os.path.relpath(path, above), above, *rows[path]) for path in sorted(rows)]
+
+
+def with_folds(found: list[Found], folds: int) -> list[Recording]:
+    ids = unique_ids([one.path for one in found])
+    speakers = [one.speaker or name for name, one in zip(ids, found, strict=True)]
+    count = min(folds, len(set(speakers)))
+    if count < folds:
+        print(f"{count} speakers, so there are {count} folds")
+    if found[0].speaker is None:
+        warn("speakers are not known: each recording counts as one, and figures may be too good; put the recordings of "
+             "each into a folder of its own, <class>/<speaker>")
+    fold_of = deal_speakers(speakers, count)
+    return [Recording(name, str(one.folder / one.path), one.label, speaker, fold_of[speaker])
+            for name, one, speaker in zip(ids, found, speakers, strict=True)]
+
+
+if __name__ == "__main__":
+    run(main, Options)

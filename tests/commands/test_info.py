@@ -1,0 +1,82 @@
+"""What is told of a checkpoint."""
+
+import pytest
+import torch
+
+from cslib.commands import info
+from cslib.config import UserError
+from cslib.scoring.calibration import Calibration
+from cslib.training.checkpoint import digest
+from tests.commands.tiny import NETWORKS, build, call, save
+
+CONFIG = {
+    "seed": 3, "augment": {"reverb_p": 0.25}, "training": {"steps": 1500, "batch_size": 32, "learning_rate": 0.005},
+    "objective": {"name": "dino", "prototypes": 128, "views": {"long_crops": 7}},
+}
+INPUTS = {"utterances": "1d2630fbe9bc8bd98ca5", "count": 1000, "noise": {"babble": "0a", "rooms": "0b"},
+          "labels": None, "start_from": "ffee00112233445566"}
+
+
+def told(capsys, path):
+    call(info, path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(path)
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:]}
+
+
+@pytest.fixture
+def final(tmp_path):
+    path = tmp_path / "run/checkpoints/final.pt"
+    save(path, "resnet", config=CONFIG, identity={"config": {**CONFIG}, "inputs": INPUTS}, step=1500)
+    return path
+
+
+def test_everything_that_a_checkpoint_knows_of_itself(final, capsys):
+    lines = told(capsys, final)
+    assert lines["kind"] == "speaker encoder: speech to a vector of 8 numbers"
+    parameters = sum(p.numel() for p in build("resnet").parameters())
+    assert lines["network"] == ("resnet with num_mels 24, channels [4, 6], blocks [1, 1], stem_stride 2, "
+                                f"embedding_size 8; {parameters:,} parameters")
+    assert lines["method"] == "dino with prototypes 128, views.long_crops 7"
+    assert lines["training"] == "step 1,500 of 1,500, batches of 32, learning_rate 0.005, seed 3"
+    assert lines["augment"] == "reverb_p 0.25"
+    assert lines["data"] == ("1,000 recordings; utterances of digest 1d2630fbe9bc; noise: babble, rooms; "
+                             "start_from of digest ffee00112233")
+    assert lines["file"].endswith(f"digest {digest(final)}")
+    assert lines["threshold"].startswith("none; local/calibrate.py")
+
+
+def test_threshold_is_told_where_there_is_one_of_this_checkpoint(final, capsys):
+    for known, expected in ((digest(final), "0.41; 0.55 is reached by 1 % of the pairs across clusters; from 1,000 "
+                             "recordings in 96 clusters"), ("0" * 12, "made for another checkpoint")):
+        Calibration(known, 12.0, -5.0, 0.41, 0.1, 0.1, 0.55, 0.3, 100, 1000, 96, 0).write(
+            final.parents[1] / "calibration.json")
+        assert expected in told(capsys, final)["threshold"]
+
+
+def test_enhancement_network_has_no_threshold(tmp_path, capsys):
+    save(tmp_path / "final.pt", "mask_gru")
+    lines = told(capsys, tmp_path / "final.pt")
+    assert lines["kind"].startswith("enhancement network") and "threshold" not in lines
+    assert lines["network"].startswith("mask_gru with hidden 4") and lines["method"] == "not known"
+
+
+def test_unfinished_training_is_told_to_be_one(final, capsys):
+    state = torch.load(final, weights_only=True)
+    torch.save({"step": 250, "identity": {**state["identity"], "config": state["config"]}, "model": {}}, final)
+    lines = told(capsys, final)
+    assert "an unfinished training" in lines["kind"] and lines["training"].startswith("step 250 of 1,500")
+
+
+def test_what_is_no_checkpoint_is_one_sentence(tmp_path):
+    (tmp_path / "a.pt").write_text("hello")
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "b.pt")
+    torch.save([1, 2], tmp_path / "c.pt")
+    torch.save({"config": {"network": {"name": "resnet", **NETWORKS["resnet"], "colour": 1}}, "encoder": {}},
+               tmp_path / "d.pt")
+    for name, message in (("a", "not a checkpoint of this project"), ("b", "not a checkpoint of this project"),
+                          ("c", "not a checkpoint of this project"), ("d", "d.pt: there is no option colour"),
+                          ("e", "there is no such checkpoint")):
+        with pytest.raises(UserError, match=message) as error:
+            call(info, tmp_path / f"{name}.pt")
+        assert "\n" not in str(error.value)

@@ -1,0 +1,77 @@
+"""Embeddings and pseudo-labels of the training set to calibration.json."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cslib.config import UserError, parse
+from cslib.data.labels import write_labels
+from cslib.embeddings import EmbeddingWriter
+from cslib.scoring.calibration import Uncalibrated, read_calibration
+from cslib.training.checkpoint import digest
+from local import calibrate
+from tests.commands.tiny import save
+from tests.scoring.test_calibration import clustered
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """exp/checkpoints/final.pt, exp/embeddings/train.scp and labels.tsv of 200 recordings in 20 clusters."""
+    save(tmp_path / "exp/checkpoints/final.pt", "resnet")
+    embeddings, labels = clustered()
+    ids = [f"u{n:03d}" for n in range(len(labels))]
+    with EmbeddingWriter(tmp_path / "exp/embeddings/train") as writer:
+        writer.add(ids, embeddings)
+    # In another order than the embeddings, with a recording that has none.
+    write_labels(tmp_path / "labels.tsv", [*ids[::-1], "v"], [*labels[::-1], 3])
+    return tmp_path
+
+
+def run(folder, *more):
+    words = ["--checkpoint", folder / "exp/checkpoints/final.pt", "--embeddings", folder / "exp/embeddings/train.scp",
+             "--labels", folder / "labels.tsv", "--pairs", "5000", *more]
+    calibrate.main(parse(calibrate.Options, [str(word) for word in words]))
+    return folder / "exp/calibration.json"
+
+
+def test_calibration_lies_beside_the_checkpoint(folder, capsys):
+    path = run(folder)
+    found = read_calibration(path, digest(folder / "exp/checkpoints/final.pt"))
+    assert (found.recordings, found.clusters, found.pairs) == (200, 20, 5000)
+    assert found.missed < 0.1 and found.false_alarms < 0.1        # the clusters are well apart
+    assert f"threshold {found.threshold:.3f}" in capsys.readouterr().out
+    assert json.loads(path.read_text())["scoring"] == "cosine"
+
+
+def test_calibration_may_be_of_other_recordings_and_lie_elsewhere(folder):
+    run(folder, "--out", folder / "theirs/calibration.json")
+    found = read_calibration(folder / "theirs/calibration.json", digest(folder / "exp/checkpoints/final.pt"))
+    assert found.recordings == 200
+    assert not (folder / "exp/calibration.json").exists()
+
+
+def test_the_same_command_gives_the_same_file(folder):
+    first = run(folder).read_bytes()
+    assert run(folder).read_bytes() == first and run(folder, "--seed", "1").read_bytes() != first
+
+
+def test_labels_that_say_nothing_do_not_stop_a_recipe(folder, capsys):
+    write_labels(folder / "labels.tsv", [f"u{n:03d}" for n in range(200)], range(200))
+    path = run(folder)
+    assert "no threshold; 200 labelled recordings in 200 clusters make no pairs" in capsys.readouterr().out
+    with pytest.raises(Uncalibrated, match="make no pairs within and across"):
+        read_calibration(path, digest(folder / "exp/checkpoints/final.pt"))
+
+
+def test_mistakes_are_one_sentence(folder):
+    write_labels(folder / "other.tsv", ["x", "y"], [0, 1])
+    for more, told in ((["--labels", folder / "other.tsv"], "none of the 200 utterances"),
+                       (["--checkpoint", folder / "none.pt"], "there is no such checkpoint"),
+                       (["--pairs", "5"], "give 100 or more")):
+        with pytest.raises(UserError, match=told):
+            run(folder, *more)
+    assert not (folder / "exp/calibration.json").exists()
+    with EmbeddingWriter(folder / "exp/embeddings/train") as writer:
+        writer.add(["u000", "u001", "u010", "u011"], np.zeros((4, 3), np.float32))
+    assert "uncalibrated" in json.loads(run(folder).read_text())
