@@ -14,6 +14,7 @@ speakers of one sex and one third between a woman and a man.
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -116,7 +117,9 @@ def in_fresh_processes(make: Callable[[Speaker], list[Entry]], speakers: list[Sp
     """`map` with a new process for every speaker, because the synthesiser remembers what it has said before."""
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    context.set_forkserver_preload([*PRELOADED, make.__module__])
+    # A script that is run cannot be preloaded itself (forkserver forgets its path), but all that it has imported can.
+    imported = sorted(name for name in sys.modules if name.startswith("cslib."))
+    context.set_forkserver_preload([*PRELOADED, *imported, make.__module__])
     with context.Pool(nj, maxtasksperchild=1) as pool:
         yield from pool.imap(make, speakers, chunksize=1)
 
