@@ -24,7 +24,7 @@ class Options(ClusterConfig):
     embeddings: Path  # what extract_embeddings.py wrote for the training set, <out>.scp
     out: Path  # pseudo-labels to write
     previous: Path | None = None  # pseudo-labels of the round before: how alike they are tells when to stop
-    settled_nmi: float = 0.98  # with labels so alike (1 = the same), a file `settled` is made beside the new ones
+    settled_nmi: float = 0.99  # with labels so alike (1 = the same), a file `settled` is made beside the new ones
 
 
 def main(options: Options) -> None:

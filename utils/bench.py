@@ -5,6 +5,8 @@
     python utils/bench.py cluster                                   # VoxCeleb2 to 50,000 centroids; hours on few cores
     python utils/bench.py cluster --utterances 20000 --size 64 --clusters 200 --centroids 2000 --iterations 5
     python utils/bench.py step egs/voxceleb/conf/csc.yaml data/mini/train --noise data/mini/noise
+    python utils/bench.py step egs/voxceleb/conf/dino.yaml data/mini/train --noise data/mini/noise --steps 4 \\
+        --options '["--training.batch_size=32", "--objective.prototypes=2"]'    # what do 65,536 cost?
     python utils/bench.py loader egs/voxceleb/conf/csc.yaml data/mini/train --noise data/mini/noise
 
 A new benchmark is a function here, and its name in the last line.
@@ -114,7 +116,7 @@ def cluster(utterances: int = 1_092_009, size: int = 256, clusters: int = 7000, 
 
 def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80,
          options: tuple[str, ...] = ()) -> None:
-    """A training's pace, by a short run of local/train.py; the first half of it warms up and is not counted.
+    """A training's pace, by a short run of local/train.py, and how long the whole would take; the first half warms up.
 
     Args:
         recipe: config of what to train, egs/voxceleb/conf/csc.yaml for one
@@ -133,8 +135,11 @@ def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80,
             sys.exit("no figures, as the training failed")
         line = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])
     seconds = line["data_seconds"] + line["compute_seconds"]
+    whole = parse(train.options_of_command(arguments), _training_arguments(recipe, data, noise, "unused", ())).training
+    hours = whole.steps * whole.batch_size / line["items_per_second"] / 3600
     print(f"{1 / seconds:.2f} steps/s, {line['items_per_second']:.1f} items/s, waiting for data "
-          f"{100 * line['data_seconds'] / seconds:.1f} %, memory at most {line['memory_gb']:.2f} GB")
+          f"{100 * line['data_seconds'] / seconds:.1f} %, memory at most {line['memory_gb']:.2f} GB; "
+          f"all {whole.steps:,} steps of {whole.batch_size} at this pace: {hours:,.1f} hours")
 
 
 def loader(recipe: Path, data: Path, noise: Path | None = None, batches: int = 20, workers: int = 1,

@@ -41,7 +41,7 @@
 #
 # The first arm of a table is what the others are compared with. What is done is skipped, an interrupted training is
 # continued. Arms that equal a training of run.sh, but for rounding, are trained again: here every training has one
-# thread, because several of one thread use the cores better than one of several.
+# thread and reads its crops itself, because several such use the cores better than one of several threads.
 set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/parse_options.sh"
@@ -121,7 +121,7 @@ run_arm() {
     fi
     continues "$folder/checkpoints"
     run local/train.py "${configs[@]}" --data "$data/train" --noise "$data/noise" \
-      --exp "$folder" --seed "$2" --device "$device" --training.workers 1 ${steps:+--training.steps "$steps"} "${labels[@]}"
+      --exp "$folder" --seed "$2" --device "$device" --training.workers 0 ${steps:+--training.steps "$steps"} "${labels[@]}"
   fi
   if stage 2 "extract embeddings"; then
     for set in test test_adverse; do
