@@ -3,9 +3,10 @@
     python local/make_enhancement_results.py --exp exp/mini_crn --corpus mini --backbone crn --seed 1 \\
         --test data/mini_pairs/test --noisy data/mini_pairs/noisy.tsv --seconds exp/mini_crn/seconds.json
 
-Reads <exp>/scores/<system>.tsv, the same table of the noisy recordings, and <exp>/<system>/log.jsonl for when
-negatives were beaten; writes <exp>/results.json and <exp>/spectrograms.png. Differences are of paired recordings:
-their intervals tell how far other recordings would move them, not how far another seed would.
+Reads <exp>/scores/<system>.tsv, the same table of the noisy recordings, <exp>/<system>/log.jsonl for when negatives
+were beaten, and <exp>/<system>/enhanced/<set>/pace.json for what enhancing cost; writes <exp>/results.json and
+<exp>/spectrograms.png. Differences are of paired recordings: their intervals tell how far other recordings would move
+them, not how far another seed would.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def main(options: Options) -> None:
         raise UserError(f"{options.exp}/scores: holds no scores; run local/score_enhancement.py first")
     found["noisy"] = Scores.read(options.noisy)
     systems = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    rows = [{"system": name, "backbone": options.backbone, "seed": options.seed, **_row(found[name])}
-            for name in systems]
+    rows = [{"system": name, "backbone": options.backbone, "seed": options.seed, **_row(found[name]),
+             **_cost(options.exp / name / "enhanced" / options.test.name)} for name in systems]
     differences = [_difference(name, found[name], found["none"]) for name in systems
                    if "none" in found and name not in ("noisy", "none")]
     beaten = {name: switches(options.exp / name / "log.jsonl") for name in systems}
@@ -68,6 +69,13 @@ def _row(scores: Scores) -> dict[str, Any]:
     means, intervals = scores.means(), scores.intervals()
     return {**{name: means[name] for name in HEADLINE}, **{f"{name}_ci95": intervals[name] for name in COMPARED},
             "files": len(scores.names), "failed": len(scores.failures())}
+
+
+def _cost(enhanced: Path) -> dict[str, Any]:
+    """What enhancing cost, as local/enhance.py found it; nothing for the noisy recordings."""
+    path = enhanced / "pace.json"
+    pace = read_json(path) if path.exists() else {}
+    return {name: pace[name] for name in ("parameters", "real_time_factor") if name in pace}
 
 
 def _difference(name: str, scores: Scores, base: Scores) -> dict[str, Any]:
@@ -107,11 +115,13 @@ def switches(log: Path) -> list[int | None] | None:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows in aligned columns."""
     digits = {"stoi": 3, "estoi": 3}
-    cells = [["system", *HEADLINE, "PESQ 95 %", "files", "failed"]]
+    cells = [["system", *HEADLINE, "PESQ 95 %", "files", "failed", "parameters", "real time"]]
     for row in rows:
         low, high = row["pesq_ci95"]
         cells.append([row["system"], *(f"{row[name]:.{digits.get(name, 2)}f}" for name in HEADLINE),
-                      f"[{low:.2f}, {high:.2f}]", f"{row['files']:,}", str(row["failed"])])
+                      f"[{low:.2f}, {high:.2f}]", f"{row['files']:,}", str(row["failed"]),
+                      f"{row['parameters']:,}" if "parameters" in row else "-",
+                      f"{row['real_time_factor']:.3f}" if "real_time_factor" in row else "-"])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) if at == 0 else cell.rjust(width)
                                for at, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in cells)

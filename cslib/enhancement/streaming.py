@@ -67,8 +67,21 @@ def _target(path: Path) -> Path:
     return path if path.suffix.lower() in SUFFIXES else path.with_suffix(".wav")
 
 
-def enhance_jobs(checkpoint: Path, jobs: list[Job], out: Path, device: torch.device | str) -> None:
-    """Enhance those recordings that are not done, and print how many they are and how fast it went.
+class Pace(NamedTuple):
+    """The size of a network, and how long it took for how much audio."""
+
+    parameters: int
+    audio_seconds: float
+    seconds: float
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """None when there was nothing to enhance."""
+        return self.seconds / self.audio_seconds if self.audio_seconds else None
+
+
+def enhance_jobs(checkpoint: Path, jobs: list[Job], out: Path, device: torch.device | str) -> Pace:
+    """Enhance those recordings that are not done; print, and return, how fast it went.
 
     Raises UserError when the checkpoint is none of an enhancement network, when `out` holds what another one made, and
     when a recording cannot be read.
@@ -76,14 +89,16 @@ def enhance_jobs(checkpoint: Path, jobs: list[Job], out: Path, device: torch.dev
     network = load_enhancer(checkpoint, device)
     claim(out, {"network": digest(checkpoint)})
     left = [job for job in jobs if not job.done]
-    print(f"{out}: {len(left):,} of {len(jobs):,} recordings to enhance, with "
-          f"{sum(p.numel() for p in network.parameters()):,} parameters")
+    parameters = sum(p.numel() for p in network.parameters())
+    print(f"{out}: {len(left):,} of {len(jobs):,} recordings to enhance, with {parameters:,} parameters")
     _tell_changes(left)
     began = time.perf_counter()
     samples = sum(enhance_file(network, device, job) for job in progress(left, f"enhancing to {out.name}"))
+    pace = Pace(parameters, samples / SAMPLE_RATE, time.perf_counter() - began)
     if samples:
-        seconds, audio = time.perf_counter() - began, samples / SAMPLE_RATE
-        print(f"{out}: {audio / 60:.1f} min of audio in {seconds:.1f} s, real-time factor {seconds / audio:.4f}")
+        print(f"{out}: {pace.audio_seconds / 60:.1f} min of audio in {pace.seconds:.1f} s, real-time factor "
+              f"{pace.real_time_factor:.4f}")
+    return pace
 
 
 def load_enhancer(path: Path, device: torch.device | str = "cpu") -> Enhancer:

@@ -34,8 +34,13 @@ def log(folder, beaten):
 
 def test_rows_gains_and_picture(options, capsys):
     log(options.exp / "cr", [0.0, 0.4, 1.0, 1.0])
+    enhanced = options.exp / "cr/enhanced/test"
+    enhanced.mkdir(parents=True)
+    (enhanced / "pace.json").write_text('{"parameters": 1200, "real_time_factor": 0.02, "audio_seconds": 9}')
     script.main(options)
     results = json.loads((options.exp / "results.json").read_text())
+    assert [(row.get("parameters"), row.get("real_time_factor")) for row in results["rows"]] == \
+        [(None, None), (None, None), (1200, 0.02), (None, None)]
     assert [row["system"] for row in results["rows"]] == ["noisy", "none", "cr", "extra"]
     assert all(set(HEADLINE) <= set(row) and (row["backbone"], row["seed"]) == ("crn", 3) for row in results["rows"])
     assert [(row["files"], row["failed"]) for row in results["rows"]] == [(4, 0), (4, 0), (4, 1), (4, 0)]

@@ -107,6 +107,8 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
         [("noisy", "mask_gru", 1), ("none", "mask_gru", 1), ("ccr", "mask_gru", 1)]
     for row in results["rows"]:
         assert np.isfinite([row[name] for name in HEADLINE]).all() and row["files"] == 3
+    assert "parameters" not in results["rows"][0] and results["rows"][1]["real_time_factor"] > 0
+    assert results["rows"][1]["parameters"] == results["rows"][2]["parameters"], "nothing is added at inference"
     assert [one["system"] for one in results["over_none"]] == ["ccr"]
     assert set(results["negatives_beaten_at_step"]) == {"ccr"} and len(results["negatives_beaten_at_step"]["ccr"]) == 2
     assert set(results["seconds"]) == {str(stage) for stage in range(1, STAGES)}
