@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cslib.config import Part, UserError
-from cslib.data.utterances import SAMPLE_RATE, Utterances
+from cslib.data.manifests import SAMPLE_RATE
+from cslib.data.utterances import Utterances
 from cslib.files import progress, write_lines
 
 SHORTEST = SAMPLE_RATE // 2  # samples; what is shorter is repeated, so that strided networks see a few frames

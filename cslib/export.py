@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from cslib.config import UserError
 from cslib.data.features import FRAME_LENGTH, FRAME_SHIFT, LOG_FLOOR, PREEMPHASIS, LogMel, with_edges
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.models.filterbanks import FourierFilterbank, overlapped
 from cslib.models.galr import SeparativeEncoder
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cslib.config import UserError
 from cslib.data.audio_files import Checks, Unreadable, reading
 from cslib.data.features import FRAME_SHIFT, energy_vad, num_frames
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.embeddings import SHORTEST
 
 FRAMES_PER_SECOND = SAMPLE_RATE // FRAME_SHIFT

@@ -23,10 +23,10 @@ import torch
 from cslib.config import UserError, run
 from cslib.data.augment import mix, reverberate
 from cslib.data.banks import Banks, open_banks
-from cslib.data.manifests import Entry, write_set
+from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.data.preparation import in_order
 from cslib.data.trials import Trials, read_trials, write_trials
-from cslib.data.utterances import SAMPLE_RATE, Utterances
+from cslib.data.utterances import Utterances
 from cslib.files import progress, read_json, write_json, write_lines, writing
 
 INTERFERER_P = 0.5

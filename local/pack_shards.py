@@ -26,9 +26,8 @@ from typing import Any
 import soundfile
 
 from cslib.config import Part, UserError, run
-from cslib.data.manifests import read_manifest, write_manifest
+from cslib.data.manifests import SAMPLE_RATE, read_manifest, write_manifest
 from cslib.data.preparation import in_order
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.files import progress, read_json, write_json, writing
 
 Item = dict[str, Any]

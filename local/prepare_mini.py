@@ -26,9 +26,8 @@ import soundfile
 from scipy.signal import resample_poly
 
 from cslib.config import UserError, run
-from cslib.data.manifests import Entry, write_set
+from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.data.trials import write_trials
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.files import progress, read_json, write_json, writing
 from cslib.synthesis.channels import draw_channel
 from cslib.synthesis.sentences import draw_sentence

@@ -23,9 +23,8 @@ import numpy as np
 from cslib.config import UserError, run
 from cslib.data.class_preparation import TABLE, write_classes
 from cslib.data.classes import ClassTable, Labelled, deal_speakers
-from cslib.data.manifests import Entry, write_set
+from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.data.pair_preparation import claim
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.files import progress
 from cslib.synthesis.channels import draw_channel
 from cslib.synthesis.voices import Synthesiser, draw_voice

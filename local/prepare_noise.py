@@ -23,7 +23,8 @@ import soundfile
 from cslib.config import UserError, run
 from cslib.data.audio_files import SOUNDFILE_SUFFIXES, resample
 from cslib.data.banks import BankWriter
-from cslib.data.utterances import SAMPLE_RATE, Utterances
+from cslib.data.manifests import SAMPLE_RATE
+from cslib.data.utterances import Utterances
 from cslib.files import progress, read_json, write_json
 from cslib.synthesis.noises import draw_music, draw_noise, mix_babble
 from cslib.synthesis.rooms import MAX_SECONDS, align_room, draw_room

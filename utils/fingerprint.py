@@ -73,8 +73,8 @@ def texts(config: Path, most: int = 10) -> list[bytes]:
     if not config.is_file() or not most:
         return []
     text = config.read_bytes()
-    base = re.search(rb"^like: *[\"']?([^\s#\"']+)", text, re.MULTILINE)
-    return [text, *(texts(config.parent / os.fsdecode(base[1]), most - 1) if base else [])]
+    base = re.search(rb"""^like: *(?:"(.+?)"|'(.+?)'|([^\s#]+))""", text, re.MULTILINE)
+    return [text, *(texts(config.parent / os.fsdecode(base[base.lastindex]), most - 1) if base else [])]
 
 
 def fingerprint(words: list[str], after: str, reads: list[str]) -> str:

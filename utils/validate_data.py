@@ -24,9 +24,8 @@ from typing import Any
 import soundfile
 
 from cslib.config import UserError, run
-from cslib.data.manifests import MANIFESTS, read_manifest
+from cslib.data.manifests import MANIFESTS, SAMPLE_RATE, read_manifest
 from cslib.data.trials import read_trials
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.files import progress, read_json
 
 SHOWN = 5          # offenders of a kind that are printed

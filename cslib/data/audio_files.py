@@ -24,7 +24,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from cslib.config import UserError
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.files import writing
 
 SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"})

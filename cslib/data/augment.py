@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cslib.config import UserError
 from cslib.data.banks import Banks
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 
 SILENCE = 1e-20  # total energy; far below one step of a 16-bit sample, and safe to divide by
 

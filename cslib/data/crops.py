@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from cslib.config import UserError
 from cslib.data.augment import AugmentConfig, draw_channel, draw_degradation
 from cslib.data.banks import Banks
-from cslib.data.utterances import SAMPLE_RATE, Utterances
+from cslib.data.manifests import SAMPLE_RATE
+from cslib.data.utterances import Utterances
 
 
 @dataclass

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 
 FRAME_LENGTH = SAMPLE_RATE * 25 // 1000
 FRAME_SHIFT = SAMPLE_RATE * 10 // 1000

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cslib.config import UserError
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.files import writing
 
+SAMPLE_RATE = 16000  # of all audio that is learnt from
 MANIFESTS = ("recordings", "supervisions", "cuts")
 
 

@@ -19,11 +19,11 @@ import soundfile
 
 from cslib.config import UserError
 from cslib.data.banks import Banks, NoiseBank, open_banks
-from cslib.data.manifests import Entry, write_set
+from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.data.pair_preparation import claim
 from cslib.data.pairs import Condition, PairedUtterances, write_conditions
 from cslib.data.preparation import in_order
-from cslib.data.utterances import SAMPLE_RATE, Utterances
+from cslib.data.utterances import Utterances
 from cslib.files import progress, writing
 
 TRAIN_SNRS = (0.0, 5.0, 10.0, 15.0)      # dB, as in VoiceBank-DEMAND; so are those of the test

@@ -11,10 +11,9 @@ import soundfile
 
 from cslib.config import UserError
 from cslib.data.audio_files import AUDIO_SUFFIXES, Checks
-from cslib.data.manifests import Entry, read_manifest, write_set
+from cslib.data.manifests import SAMPLE_RATE, Entry, read_manifest, write_set
 from cslib.data.pairs import SIDES, Condition, PairedUtterances, write_conditions
 from cslib.data.preparation import Source, Summary, in_order, prepare_set
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.files import progress, read_json, write_json
 
 

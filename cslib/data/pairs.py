@@ -24,7 +24,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cslib.config import UserError
-from cslib.data.utterances import SAMPLE_RATE, Utterances
+from cslib.data.manifests import SAMPLE_RATE
+from cslib.data.utterances import Utterances
 from cslib.embeddings import batches_by_length
 from cslib.files import write_lines
 

@@ -25,8 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from cslib.config import UserError
 from cslib.data.audio_files import UNREADABLE, Checks, examine
-from cslib.data.manifests import MANIFESTS, Entry, write_set
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import MANIFESTS, SAMPLE_RATE, Entry, write_set
 from cslib.files import progress, writing
 
 Item = TypeVar("Item")

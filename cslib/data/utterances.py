@@ -12,15 +12,14 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 
 from cslib.config import UserError
+from cslib.data.manifests import SAMPLE_RATE, read_manifest
 from cslib.files import progress, writing
-
-SAMPLE_RATE = 16000
 
 
 class Row(NamedTuple):
@@ -137,7 +136,7 @@ def _audio_file(path: str, offset: int, size: int) -> BinaryIO:
 
 
 def _rows(cuts: Path) -> Iterator[Row]:
-    for cut in _cuts(cuts):
+    for cut in read_manifest(cuts):
         recording = cut["recording"]
         yield Row(cut["id"], recording["sources"][0]["source"], 0, 0, recording["num_samples"])
 
@@ -146,18 +145,12 @@ def _packed_rows(shards: list[Path]) -> Iterator[Row]:
     for cuts in shards:
         tar = cuts.with_name(cuts.name.replace("cuts.", "recording.").replace(".jsonl.gz", ".tar"))
         members = _members(tar)
-        for cut in _cuts(cuts):
+        for cut in read_manifest(cuts):
             if cut["id"] not in members:
                 raise UserError(f"{tar}: {cut['id']} is not in it; delete {tar.parent} and pack again")
             member = members[cut["id"]]
             yield Row(cut["id"], f"{tar.parent.name}/{tar.name}", member.offset_data, member.size,
                       round(cut["duration"] * SAMPLE_RATE))
-
-
-def _cuts(path: Path) -> Iterator[dict[str, Any]]:
-    from cslib.data.manifests import read_manifest  # which itself needs this module
-
-    return read_manifest(path)
 
 
 def _members(tar: Path) -> dict[str, tarfile.TarInfo]:

@@ -12,9 +12,8 @@ import soundfile
 
 from cslib.config import UserError
 from cslib.data.audio_files import SOUNDFILE_SUFFIXES
-from cslib.data.manifests import read_manifest
+from cslib.data.manifests import SAMPLE_RATE, read_manifest
 from cslib.data.preparation import in_order
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.enhancement.measures import MEASURES, measure
 from cslib.files import progress, write_lines
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cslib.config import UserError
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 
 FRAME_LENGTH = SAMPLE_RATE * 30 // 1000
 FRAME_SHIFT = FRAME_LENGTH // 4

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.files import writing
 from cslib.models.spectra import analyse
 

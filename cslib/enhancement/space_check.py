@@ -14,8 +14,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from cslib.data.augment import to_float
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.enhancement.levels import at_level
 from cslib.representations import Space, distances
 

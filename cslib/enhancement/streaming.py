@@ -13,8 +13,8 @@ import torch
 
 from cslib.config import UserError
 from cslib.data.audio_files import Unreadable, reading, write_16_bit
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pair_preparation import claim
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.enhancement.folders import recordings_of_set
 from cslib.files import progress, writing
 from cslib.models.spectra import Enhancer

@@ -13,8 +13,8 @@ from torch import nn
 
 from cslib.config import UserError
 from cslib.data.augment import to_float
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances, whole_batches
-from cslib.data.utterances import SAMPLE_RATE
 from cslib.enhancement.measures import PESQ_LONGEST, SHORTEST, Unmeasurable, pesq_wide_band, si_sdr
 
 # What is measured, and the value of a recording that has none, as when a network gives silence: a poor one.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from cslib.config import UserError
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 
 COMPRESSION = 0.3  # exponent of magnitudes, about what loudness is to pressure
 FLOOR = 1e-8  # of squared magnitudes whose mean is near 1: 80 dB below it, roots and powers lose their steepness

@@ -9,7 +9,8 @@ from torch import nn
 
 from cslib.config import UserError
 from cslib.data.augment import to_float
-from cslib.data.utterances import SAMPLE_RATE, Utterances
+from cslib.data.manifests import SAMPLE_RATE
+from cslib.data.utterances import Utterances
 
 SECONDS = 3.0  # of each part, at most; the beginning and the end of a recording
 

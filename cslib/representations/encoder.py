@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.representations import SpaceConfig
 from cslib.training.checkpoint import load_encoder
 

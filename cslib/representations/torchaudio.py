@@ -15,7 +15,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.representations import SpaceConfig
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import fftconvolve, firwin2
 
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.synthesis.noises import coloured
 from cslib.synthesis.rooms import draw_room
 

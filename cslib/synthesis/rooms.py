@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cslib.data.utterances import SAMPLE_RATE
+from cslib.data.manifests import SAMPLE_RATE
 
 MAX_SECONDS = 1.0
 _SPEED_OF_SOUND = 343.0

@@ -194,9 +194,9 @@ def test_a_single_file_may_be_read_from_a_folder_that_changes(tmp_path: Path) ->
     assert fingerprint(["x.py"], "", [str(tmp_path / "table.tsv")]) != before
 
 
-@pytest.mark.parametrize("name", ["base.yaml", "'base.yaml'", '"base.yaml"'])
+@pytest.mark.parametrize("name", ["base.yaml", "'base.yaml'", '"my base.yaml"'])
 def test_fingerprint_changes_with_the_configs_that_a_config_is_like(tmp_path, name):
-    base, top = tmp_path / "base.yaml", tmp_path / "top.yaml"
+    base, top = tmp_path / name.strip("'\""), tmp_path / "top.yaml"
     base.write_text("steps: 1")
     top.write_text(f"# a comment\nlike: {name}   # and another\n")
     before = fingerprint(["x.py", "--config", str(top)], "", [])
