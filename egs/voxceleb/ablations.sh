@@ -46,6 +46,7 @@ set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/parse_options.sh"
 . "$root/utils/stage.sh"
+. "$root/utils/pool.sh"
 
 table=csc        # csc, dino, positives, clusters or noisy_labels
 seeds="1 2 3"    # random seeds of the trainings; arms are compared seed by seed
@@ -95,33 +96,35 @@ done
 . ./path.sh
 export OMP_NUM_THREADS=1
 
-# ARM SEED: labels if it needs some, training, embeddings and scores, in $exp/ARM_SEED.
+# ARM_SEED: labels if it needs some, training, embeddings and scores, in $exp/ARM_SEED.
 run_arm() {
-  local folder=$exp/$1_$2 change=$changes/$1.yaml origin=${from//SEED/$2} set list
+  local arm=${1%_*} seed=${1##*_} folder=$exp/$1 set list
+  local change=$changes/$arm.yaml origin=${from//SEED/$seed}
   local configs=(--config "$config") labels=() clustering=()
   [ "$table" = clusters ] || configs+=(--config "$change")
-  case $table/$1 in
+  case $table/$arm in
     csc/supervised) labels=(--labels "$data/train/speakers.tsv") ;;
     clusters/* | noisy_labels/* | positives/cluster) labels=(--labels "$folder/pseudo_labels.tsv") ;;
   esac
-  case $table/$1 in
+  case $table/$arm in
     clusters/*) clustering=(--config "$change") ;;
     noisy_labels/posterior) clustering=(--min-posterior 0.9) ;;
     positives/*) configs+=(--start-from "$origin/checkpoints/final.pt") ;;
   esac
   keep_markers_in "$folder"
-  if stage 1 "train arm $1 with seed $2"; then
+  if stage 1 "train arm $arm with seed $seed"; then
     if [ -n "$from" ]; then
       makes "$folder/pseudo_labels.tsv"
       run local/cluster_embeddings.py --embeddings "$origin/embeddings/train.scp" --out "$folder/pseudo_labels.tsv" \
-        --seed "$2" "${clustering[@]}"
+        --seed "$seed" "${clustering[@]}"
       makes "$folder/diagnosis.json"   # for the table; nothing below reads it
       run local/diagnose_clusters.py --labels "$folder/pseudo_labels.tsv" --speakers "$data/train/speakers.tsv" \
         --out "$folder/diagnosis.json"
     fi
     continues "$folder/checkpoints"
     run local/train.py "${configs[@]}" --data "$data/train" --noise "$data/noise" \
-      --exp "$folder" --seed "$2" --device "$device" --training.workers 0 ${steps:+--training.steps "$steps"} "${labels[@]}"
+      --exp "$folder" --seed "$seed" --device "$device" --training.workers 0 \
+      ${steps:+--training.steps "$steps"} "${labels[@]}"
   fi
   if stage 2 "extract embeddings"; then
     for set in test test_adverse; do
@@ -134,40 +137,17 @@ run_arm() {
     makes "$folder/scores"
     for list in "$data"/{test,test_adverse}/trials/*.txt; do
       set=$(basename "$(dirname "$(dirname "$list")")")
-      run local/score_trials.py --system "$1" --embeddings "$folder/embeddings/$set.scp" --trials "$list" \
+      run local/score_trials.py --system "$arm" --embeddings "$folder/embeddings/$set.scp" --trials "$list" \
         --speakers "$data/$set/speakers.tsv" --scoring cosine --out "$folder/scores"
     done
-    run local/make_results.py --exp "$folder" --recipe voxceleb --corpus "$(basename "$data")" --method "$1" \
-      --seed "$2"
+    run local/make_results.py --exp "$folder" --recipe voxceleb --corpus "$(basename "$data")" --method "$arm" \
+      --seed "$seed"
   fi
   end_stages
 }
 
-# ARM_SEED...: one after the other, each with a log of its own.
-work() {
-  local name
-  for name in "$@"; do
-    log "$name: $exp/$name.log"
-    run_arm "${name%_*}" "${name##*_}" >>"$exp/$name.log" 2>&1 </dev/null &
-    wait $! || fail "$name failed; the end of $exp/$name.log is: $(tail -n 2 "$exp/$name.log")"
-  done
-}
-
-mkdir -p "$exp" || fail "$exp cannot be written"
 runs=()
 for seed in "${seeds_asked[@]}"; do runs+=("${arms_asked[@]/%/_$seed}"); done
-set -m    # each worker leads a process group: whatever ends this script ends all that it has started
-workers=()
-trap 'kill -- "${workers[@]/#/-}" 2>/dev/null || true' EXIT
-for ((i = 0; i < jobs && i < ${#runs[@]}; i++)); do
-  share=()
-  for ((n = i; n < ${#runs[@]}; n += jobs)); do share+=("${runs[n]}"); done
-  work "${share[@]}" &
-  workers+=($!)
-done
-failed=0
-for worker in "${workers[@]}"; do wait "$worker" || failed=1; done
-workers=()
-[ "$failed" = 0 ] || fail "not all runs are done, see above; the same command goes on from there"
+in_parallel "$jobs" "$exp" run_arm "${runs[@]}"
 folders=$(printf ",$exp/%s" "${runs[@]}")
 python local/tabulate_ablations.py --runs "${folders#,}" --out "$exp/table.md"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from cslib.config import load_yaml
 from cslib.enhancement.measures import HEADLINE
@@ -17,6 +18,7 @@ from tests.enhancement.speech import noisy, pcm, talk
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "voicebank" / "run.sh"
+SEARCH = RUN.parent / "search_weights.sh"
 CONF = RUN.parent / "conf"
 ENVIRONMENT = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 STAGES = 7
@@ -25,6 +27,11 @@ STAGES = 7
 def call(folder: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", RUN, "--data", "data", "--exp", "exp", "--gpus", "0", *options], cwd=folder,
                           env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["bash", SEARCH, "--data", "data", *options], cwd=folder, env=ENVIRONMENT,
+                          capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("options, sentence", [
@@ -43,6 +50,20 @@ def call(folder: Path, *options: str) -> subprocess.CompletedProcess:
 def test_mistake_ends_with_one_sentence_and_nothing_is_made(
         tmp_path: Path, options: list[str], sentence: str) -> None:
     done = call(tmp_path, *options)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert done.stderr.startswith("error: ") and sentence in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options, sentence", [
+    ([], "--from is missing"),
+    (["--from", ".", "--factors", "1 two"], "--factors takes numbers, and 'two' is something else"),
+    (["--from", ".", "--arms", " "], "--arms and --factors name at least one each"),
+    (["--from", ".", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run egs/voicebank/run.sh"),
+    (["--from", ".", "--space", str(RUN), "--arms", "better"], "better.yaml"),
+])
+def test_mistake_in_the_search_of_weights_is_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
+    done = search(tmp_path, *options)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
     assert done.stderr.startswith("error: ") and sentence in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -120,3 +141,12 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
 
     again = run(tmp_path)
     assert again.count(": done already; to run it again delete ") == STAGES and "python local/" not in again
+
+    # Weights are searched for on the validation pairs, from the negatives of that run.
+    weights = ["--from", "exp", "--config", "conf/mask_gru.yaml", "--arms", "ccr", "--factors", "0.5 2", "--jobs", "2"]
+    done = search(tmp_path, *weights)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (tmp_path / "exp_weights/table.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| ccr_0.5", "| ccr_2"]
+    saved = torch.load(tmp_path / "exp_weights/ccr_2/checkpoints/final.pt", weights_only=False)
+    assert saved["config"]["objective"]["regulariser"]["weight"] == 1.0, "twice that of conf/arms/ccr.yaml"

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# How heavy should the regulariser be? Each arm is trained with several weights, of the same extent for all arms, and
+# rated on the validation pairs; the test pairs are not touched. conf/arms then says which weights were found.
+#
+#   bash egs/voicebank/run.sh --stop-stage 3                             once: pairs, space and negatives
+#   bash egs/voicebank/search_weights.sh --from exp/mini_crn             writes exp/mini_crn_weights/table.md
+#
+# What is done is skipped, an interrupted training is continued.
+set -euo pipefail
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
+. "$root/utils/parse_options.sh"
+. "$root/utils/stage.sh"
+. "$root/utils/pool.sh"
+
+from=            # finished run of run.sh whose networks without a regulariser made the negatives
+backbone=crn     # the network of that run
+arms='positive cr ccr'     # which arms
+factors='0.2 0.5 1 2 5'    # the weights, in those of conf/arms
+data=            # prepared pairs (default: data/mini_pairs)
+space=           # final.pt of the encoder to compare in (default: that of the run)
+config=          # of the network (default: conf/mini/<backbone>.yaml)
+exp=             # folder for the trainings (default: <from>_weights)
+seed=1           # random seed of the trainings
+jobs=$(getconf _NPROCESSORS_ONLN)    # trainings at a time, of one thread and about 1 GB each
+device=cpu       # cpu or cuda
+parse_options "$@"
+
+required from
+absolute_paths from data space config exp
+cd "$root"
+data=${data:-data/mini_pairs} space=${space:-$from/space/checkpoints/final.pt} exp=${exp:-${from}_weights}
+config=${config:-egs/voicebank/conf/mini/$backbone.yaml} arm_configs=egs/voicebank/conf/arms
+((jobs > 0)) || fail "--jobs is at least 1"
+read -ra arms_asked <<<"$arms"
+read -ra factors_asked <<<"$factors"
+((${#arms_asked[@]} > 0 && ${#factors_asked[@]} > 0)) || fail "--arms and --factors name at least one each"
+for factor in "${factors_asked[@]}"; do
+  [[ $factor =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--factors takes numbers, and '$factor' is something else"
+done
+for file in "$config" "$space" "${arms_asked[@]/%/.yaml}"; do
+  [[ -f $file || -f $arm_configs/$file ]] || fail "there is no file $file; check the name, or run egs/voicebank/run.sh"
+done
+for set in train valid; do
+  [ -d "$data/$set" ] || fail "there is no $data/$set: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
+done
+list=
+for folder in "$from"/none*/enhanced; do
+  [ ! -d "$folder" ] || list+="${list:+, }\"$folder\""
+done
+[ -n "$list" ] || fail "--from: $from has no negatives: run 'bash egs/voicebank/run.sh --stop-stage 3' for it first"
+. ./path.sh
+cslib_also_needs egs/voicebank/requirements.txt
+export OMP_NUM_THREADS=1
+
+# ARM_FACTOR: a training, and how good it makes the validation pairs.
+try_weight() {
+  local arm=${1%_*} folder=$exp/$1 weight
+  weight=$(awk -v factor="${1##*_}" '/ weight: /{ sub(/.* weight: /, ""); print factor * $0 }' "$arm_configs/$arm.yaml")
+  keep_markers_in "$folder"
+  if stage 1 "train $arm with a weight of $weight"; then
+    continues "$folder/checkpoints"
+    run local/train.py --config "$config" --config "$arm_configs/$arm.yaml" --data "$data/train" --exp "$folder" \
+      --seed "$seed" --device "$device" --training.workers 0 --objective.validation.pairs "$data/valid" \
+      --objective.negatives "[$list]" --objective.regulariser.space.name encoder \
+      --objective.regulariser.space.checkpoint "$space" --objective.regulariser.weight "$weight"
+  fi
+  if stage 2 "enhance and score the validation pairs"; then
+    makes "$folder/enhanced/valid"
+    run local/enhance.py --checkpoint "$folder/checkpoints/final.pt" --in "$data/valid/noisy" \
+      --out "$folder/enhanced/valid" --device "$device"
+    makes "$exp/$1.tsv"
+    run local/score_enhancement.py --clean "$data/valid/clean" --enhanced "$folder/enhanced/valid" \
+      --out "$exp/$1.tsv" --nj 1
+  fi
+  end_stages
+}
+
+runs=()
+for factor in "${factors_asked[@]}"; do runs+=("${arms_asked[@]/%/_$factor}"); done
+in_parallel "$jobs" "$exp" try_weight "${runs[@]}"
+tables=$(printf ",$exp/%s.tsv" "${runs[@]}")
+python local/tabulate_scores.py --scores "${tables#,}" --out "$exp/table.md"

@@ -1,0 +1,43 @@
+r"""Several tables of score_enhancement.py as one in Markdown, a line for each.
+
+    python local/tabulate_scores.py --scores exp/mini_crn_weights/cr_1.tsv,exp/mini_crn_weights/cr_2.tsv --out table.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cslib.config import UserError, run
+from cslib.enhancement.folders import Scores
+from cslib.enhancement.measures import HEADLINE
+from cslib.files import write_lines
+
+
+@dataclass
+class Options:
+    scores: str  # tables of the same recordings, with commas between; each is called after its file
+    out: Path | None = None  # Markdown file; it is printed without
+
+
+def main(options: Options) -> None:
+    scores = {Path(name).stem: Scores.read(Path(name)) for name in options.scores.split(",")}
+    if len({tuple(found.names) for found in scores.values()}) > 1:
+        raise UserError("--scores: these tables are not of the same recordings; score the same ones")
+    lines = ["| of | " + " | ".join(HEADLINE) + " | PESQ, 95 % | recordings | failed |",
+             "|---" * (len(HEADLINE) + 4) + "|"]
+    lines += [row(name, found) for name, found in scores.items()]
+    print("\n".join(lines))
+    if options.out:
+        write_lines(options.out, lines)
+
+
+def row(name: str, scores: Scores) -> str:
+    """Means over the recordings."""
+    means, (low, high) = scores.means(), scores.intervals()["pesq"]
+    return (f"| {name} | " + " | ".join(f"{means[measure]:.3f}" for measure in HEADLINE) +
+            f" | [{low:.3f}, {high:.3f}] | {len(scores.names):,} | {len(scores.failures())} |")
+
+
+if __name__ == "__main__":
+    run(main, Options)
