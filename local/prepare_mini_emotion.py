@@ -2,8 +2,8 @@
 
     python local/prepare_mini_emotion.py --out data/mini_emotion --nj 2
 
-20 speakers, half of them women, none of them in another mini corpus of the same seed. Each has five recording channels,
-and in every channel speaks once in each style, so that the channel tells nothing about the style. A style moves rate,
+40 speakers, half of them women, none of them in another mini corpus of the same seed. Each has three recording channels
+and in each of them speaks once in each style, so that the channel tells nothing about the style. A style moves rate,
 pitch, range of the pitch and level; all four vary from one utterance to the next, and between neighbouring styles they
 overlap. The level of a recording varies more between channels than between styles. The speakers are dealt into five
 folds. The same seed gives the same bytes, whatever --nj.

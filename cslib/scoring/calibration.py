@@ -69,17 +69,20 @@ def calibration_path(checkpoint: Path) -> Path:
     return (folder.parent if folder.name == "checkpoints" else folder) / NAME
 
 
-def read_calibration(path: Path, checkpoint: str) -> Calibration:
-    """Raises UserError when the file is absent, is no calibration, or belongs to another checkpoint than this digest;
-    Uncalibrated when that is what it says.
-    """
+def open_calibration(path: Path) -> Calibration:
+    """Raises UserError when the file is absent or is no calibration; Uncalibrated when that is what it says."""
     values = read_json(path)
     if isinstance(values, dict) and "uncalibrated" in values:
         raise Uncalibrated(f"{path}: {values['uncalibrated']}")
     names = {field.name for field in fields(Calibration)}
     if not isinstance(values, dict) or not names <= set(values):
         raise UserError(f"{path}: it is no calibration; make it again with local/calibrate.py")
-    calibration = Calibration(**{name: values[name] for name in names})
+    return Calibration(**{name: values[name] for name in names})
+
+
+def read_calibration(path: Path, checkpoint: str) -> Calibration:
+    """The same; raises UserError too when it belongs to another checkpoint than this digest."""
+    calibration = open_calibration(path)
     if calibration.checkpoint != checkpoint:
         raise UserError(f"{path}: it was made for another checkpoint; make it again with local/calibrate.py")
     return calibration

@@ -107,7 +107,7 @@ keep_markers_in "$data"
 if stage 1 "data ($corpus)"; then
   continues "$data"/all/{cuts.jsonl.gz,emotions.tsv}
   case $corpus in
-    mini)   # 400 utterances of 20 speakers, 100 in each of four styles
+    mini)   # 480 utterances of 40 speakers, 120 in each of four styles
       run local/prepare_mini_emotion.py --out "$data" --folds "$folds" --nj "$nj" ;;
     iemocap)   # 5,531 utterances of 10 speakers: 1,103 angry, 1,636 happy or excited, 1,708 neutral, 1,084 sad
       reads "$iemocap"

@@ -7,10 +7,12 @@ import pytest
 
 from cslib.config import UserError, parse
 from cslib.data.labels import write_labels
+from cslib.data.trials import read_trials, write_trials
 from cslib.embeddings import EmbeddingWriter
 from cslib.scoring.calibration import Uncalibrated, read_calibration
+from cslib.scoring.score_files import write_scores
 from cslib.training.checkpoint import digest
-from local import calibrate
+from local import calibrate, check_calibration
 from tests.commands.tiny import save
 from tests.scoring.test_calibration import clustered
 
@@ -75,3 +77,16 @@ def test_mistakes_are_one_sentence(folder):
     with EmbeddingWriter(folder / "exp/embeddings/train") as writer:
         writer.add(["u000", "u001", "u010", "u011"], np.zeros((4, 3), np.float32))
     assert "uncalibrated" in json.loads(run(folder).read_text())
+
+
+def test_the_threshold_is_checked_against_trials_that_are_known(folder, capsys):
+    path = run(folder)
+    values = json.loads(path.read_text()) | {"threshold": 0.5, "missed": 0.02, "false_alarms": 0.03}
+    path.write_text(json.dumps(values))
+    names = [f"u{n}" for n in range(10)]
+    write_trials(folder / "trials.txt", names, ["v"] * 10, np.arange(10) < 4)
+    scores = np.array([0.9, 0.8, 0.6, 0.4, 0.7, 0.3, 0.2, 0.1, 0.0, -0.1])     # one of 4 missed, one of 6 taken
+    write_scores(folder / "scores.txt", read_trials(folder / "trials.txt"), scores)
+    check_calibration.main(check_calibration.Options(path, folder / "scores.txt", folder / "trials.txt"))
+    told = capsys.readouterr().out
+    assert "misses 25.00 % (expected 2.00), false alarms 16.67 % (expected 3.00); EER " in told
