@@ -30,6 +30,7 @@ from cslib.config import UserError, to_dict
 
 BLOCK = 1024  # rows compared with all centroids at a time
 MAX_CENTROIDS = 50_000
+FURTHER = 1.15  # a number of clusters to weigh beyond the last one, in that one
 
 
 @dataclass
@@ -258,9 +259,14 @@ def choose_by_threshold(
 def choose_by_silhouette(
     vectors: np.ndarray, tree: Tree, config: ClusterConfig
 ) -> tuple[int, list[dict[str, float]]]:
-    """The candidate with the largest mean silhouette."""
+    """The candidate with the largest mean silhouette; where that is the last one, more are weighed, up to the cells."""
     table = [describe(vectors, tree, k, config) for k in candidates(tree, config)]
-    return max(table, key=lambda row: row["silhouette"])["clusters"], table
+    best = max(table, key=lambda row: row["silhouette"])
+    while best is table[-1] and best["clusters"] < tree.size and not config.candidates:
+        more = min(tree.size, max(best["clusters"] + 1, round(FURTHER * best["clusters"])))
+        table.append(describe(vectors, tree, more, config))
+        best = max(best, table[-1], key=lambda row: row["silhouette"])
+    return best["clusters"], table
 
 
 def choose_by_stability(

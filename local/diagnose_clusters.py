@@ -1,4 +1,5 @@
-"""Compare pseudo-labels with the true speakers. To be read by people: nothing in a recipe may depend on it.
+"""Compare pseudo-labels with the true speakers. To be read by people: nothing in a recipe may depend on it, so that
+speakers that are not known are told, and no error.
 
     python local/diagnose_clusters.py --labels exp/mini_csc/round1/pseudo_labels.tsv \\
         --speakers data/mini/train/speakers.tsv
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.clustering import compare
-from cslib.config import run
+from cslib.config import UserError, run
 from cslib.data.labels import read_table
 from cslib.files import write_json
 from cslib.scoring.speakers import read_speakers
@@ -25,7 +26,11 @@ class Options:
 
 def main(options: Options) -> None:
     table = {name: label for name, label in read_table(options.labels).items() if label != "-1"}
-    speakers = read_speakers(options.speakers, list(table))
+    try:
+        speakers = read_speakers(options.speakers, list(table))
+    except UserError as reason:
+        print(f"clusters are not compared with speakers: {reason}")
+        return
     scores = compare(list(table.values()), speakers)
     clusters = len(set(table.values()))
     if options.out:

@@ -127,11 +127,12 @@ def find_audio(folder: Path) -> list[Path]:
 def find_rirs(folder: Path) -> list[Path]:
     """The room responses of OpenSLR 28: simulated small and medium rooms, and the real ones.
 
-    The folder of the real ones also holds noises, told by their names; those are left out.
+    The folder of the real ones also holds noises, told by their names; those are left out. What is left are a few
+    hundred beside tens of thousands: each comes several times, so that a draw is as likely a real room as a small one.
     """
     small, medium = (find_audio(folder / "simulated_rirs" / size) for size in ("smallroom", "mediumroom"))
     real = [path for path in find_audio(folder / "real_rirs_isotropic_noises") if "noise" not in path.stem]
-    return [*small, *medium, *real]
+    return [*small, *medium, *real * max(1, round(len(small) / max(1, len(real))))]
 
 
 def split(

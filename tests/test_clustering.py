@@ -12,6 +12,8 @@ from cslib.clustering import (
     Tree,
     average_linkage,
     by_size,
+    candidates,
+    choose_by_silhouette,
     cluster,
     compare,
     group_sums,
@@ -181,3 +183,15 @@ def test_two_kinds_of_voices_are_not_taken_for_two_speakers():
     speakers = np.repeat(rng.standard_normal((40, 32)) * 0.3, 3, axis=0)
     result = cluster((sex + speakers + 0.1 * rng.standard_normal((120, 32))).astype(np.float32), ClusterConfig())
     assert result.chosen >= 11
+
+
+def test_where_the_last_candidate_is_best_more_clusters_are_weighed():
+    """Two utterances of each of 60 speakers: candidates end at half of the cells, which is fewer."""
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(rng.standard_normal((60, 32)), 2, axis=0)
+    vectors = normalise((speakers + 0.1 * rng.standard_normal((120, 32))).astype(np.float32))
+    config = ClusterConfig(centroids=90)
+    tree = grow(vectors, config)
+    assert max(candidates(tree, config)) == 45 and tree.size == 90
+    chosen, table = choose_by_silhouette(vectors, tree, config)
+    assert 55 <= chosen <= 66 and table[-1]["clusters"] > chosen

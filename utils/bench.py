@@ -88,7 +88,7 @@ def score(trials: int = 579_818, utterances: int = 145_160, cohort: int = 20_000
 
 
 def cluster(utterances: int = 1_092_009, size: int = 256, clusters: int = 7000, centroids: int = 50_000,
-            iterations: int = 20, seed: int = 0) -> None:
+            iterations: int = 20, seed: int = 0, choose: bool = False) -> None:
     """Pseudo-labels: k-means, agglomeration, one cut of the tree. All of it is to stay below 16 GB of memory.
 
     Args:
@@ -98,6 +98,7 @@ def cluster(utterances: int = 1_092_009, size: int = 256, clusters: int = 7000, 
         centroids: of the k-means
         iterations: of the k-means; time grows in proportion
         seed: of the synthetic embeddings and the k-means
+        choose: choose the number of clusters by silhouette too, as recipes do: some two dozen cuts
     """
     embeddings, speaker = _synthetic_clusters(np.random.default_rng(seed), utterances, size, clusters)
     config = clustering.ClusterConfig(clusters=clusters, centroids=centroids, iterations=iterations, seed=seed)
@@ -110,6 +111,10 @@ def cluster(utterances: int = 1_092_009, size: int = 256, clusters: int = 7000, 
         tree = clustering.Tree(cells, len(counts), *clustering.average_linkage(sums, counts))
     with measured(f"cut into {clusters:,} clusters, {config.reassign} rounds of reassignment"):
         labels = clustering.partition(vectors, tree, clusters, config)
+    if choose:
+        with measured("choice of the number of clusters by silhouette"):
+            chosen, table = clustering.choose_by_silhouette(vectors, tree, config)
+        print(f"chosen of {len(table)} candidates: {chosen:,}")
     print(f"NMI {clustering.compare(labels, speaker)['nmi']:.3f} with the true clusters (synthetic); "
           f"memory of the whole process at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 

@@ -28,7 +28,9 @@ CHANNEL_WAVES = 4  # the fastest swings twice between 0 and 8 kHz
 
 @dataclass
 class AugmentConfig:
-    """How speech is degraded: a channel, reverberation, one kind of noise. The defaults are Cho et al.'s (2022)."""
+    """How speech is degraded: a channel, reverberation, one kind of noise. The defaults are Cho et al.'s (2022), but
+    for the length of rooms, which is ours.
+    """
 
     reverb_p: float = 0.45  # probability that a crop is reverberated
     max_room_seconds: float = 0.5  # longer room responses are cut off here

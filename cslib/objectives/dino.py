@@ -34,6 +34,7 @@ from cslib.objectives.retrieval import Retrieval
 
 WINDOW = 4  # teacher crops per prototype over which prototypes are counted as live; even use would reach 98 % of them
 ROUNDS = 3  # of Sinkhorn-Knopp, as in SwAV (Caron et al. 2020) and SDPN
+FEWEST_LEARNT = 20  # utterances that are trained on for each one that is held out
 SETTLED = 0.2  # share of the training after which a loss of ln K is no longer the usual start
 
 
@@ -53,7 +54,8 @@ class Config:
     spread_weight: float = 0.0  # of variance and covariance of the student's embeddings; RDINO has 0.2
     koleo_weight: float = 0.0  # of keeping neighbours in the batch apart; SDPN has 0.1
     evenness_weight: float = 0.0  # of the student's using all prototypes evenly; SDPN has 1; a few thousand at most
-    held_out: int = 0  # utterances that are not trained on and tell how far it is: `retrieval` in the log; 0 = none
+    held_out: int = 0  # utterances, at most one in 20, that are not trained on and tell how far it is: `retrieval` in
+                       # the log; 0 = none
     held_out_every: int = 100  # steps between two measurements of that
     views: ViewConfig = field(default_factory=ViewConfig)
 
@@ -69,7 +71,8 @@ class Dino(Objective):
         super().__init__()
         _check(config, task)
         self.config, self.steps = config, task.steps
-        self.retrieval = Retrieval(task.utterances, config.held_out, task.seed) if config.held_out else None
+        held_out = min(config.held_out, len(task.utterances) // FEWEST_LEARNT)
+        self.retrieval = Retrieval(task.utterances, held_out, task.seed) if held_out > 1 else None
         self.dataset = Views(task.utterances, task.banks, config.views, task.augment, task.seed, task.labels,
                              self.retrieval.rows if self.retrieval else None)
         self.encoder = find("models", task.network.name).build(task.network)

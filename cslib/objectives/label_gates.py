@@ -23,9 +23,6 @@ from cslib.objectives import Task, gather
 OPEN = 1000.0  # a gate that rejects nothing, as no loss is so large; finite, so that it can be logged
 FEWEST = 30  # losses that a mixture is fitted to
 MOST = 100_000  # more of them would not move the gate
-# Of the lower peak: a mixture that falls to no less between its modes is taken for one. The logarithm skews losses,
-# and those of a single Gaussian of logits fall to 0.6 by themselves; those of right and wrong labels, to 0.1 to 0.5.
-VALLEY = 0.55
 LEAST_RIGHT = 0.1  # weight of the lower mode: a few oddly easy utterances are not "the right labels"
 SMALLEST = 1e-30  # loss, before its logarithm is taken
 
@@ -35,6 +32,8 @@ class GateConfig:
     gate: str = "none"  # none: believe all labels; fixed: those of small loss; dynamic: those of the smaller mode
     gate_loss: float = 3.0  # for fixed: cross-entropy in nats, margin included; 1 for poor labels to 6 for good ones
     gate_start: float = 0.3  # share of the training before it, not less than margin_warmup: losses have to settle
+    gate_valley: float = 0.55  # for dynamic: all labels are believed unless the mixture falls, between its modes, below
+                               # this share of the lower peak; 1 = any two modes will do, as published
     correction: bool = False  # learn rejected utterances from the network's own view of them, where it has one
     correction_start: float = 0.5  # share of the training before it
     correction_confidence: float = 0.5  # probability that the network must give to one class
@@ -45,6 +44,8 @@ class GateConfig:
             raise UserError(f"objective.gate is none, fixed or dynamic, not {self.gate!r}")
         if self.correction and self.gate == "none":
             raise UserError("objective.correction is for labels that a gate rejects; set objective.gate")
+        if not 0 < self.gate_valley <= 1:
+            raise UserError("objective.gate_valley is more than 0, and at most 1")
         if self.correction_temperature <= 0:
             raise UserError("objective.correction_temperature is more than 0")
 
@@ -90,18 +91,19 @@ class LabelGate(nn.Module):
         self.losses.scatter_reduce_(0, gather(rows), gather(losses), "amax", include_self=False)
         if self._passes(step + 1) > self._passes(step):
             known = self.losses[self.losses.isfinite()].cpu().numpy()
-            self.limit.fill_(find_gate(known[:: 1 + len(known) // MOST]))
+            self.limit.fill_(find_gate(known[:: 1 + len(known) // MOST], self.config.gate_valley))
 
     def _passes(self, steps: int) -> int:
         return steps * self.batch_size // self.labelled
 
 
-def find_gate(losses: np.ndarray) -> float:
+def find_gate(losses: np.ndarray, valley: float = GateConfig.gate_valley) -> float:
     """The loss at which a label is as likely right as wrong: there the weighted densities of two Gaussians,
     fitted to log losses [n], cross between their modes.
 
     OPEN where the losses are too few, or do not fall in two: a mixture of two fits a single mode as well, and
-    its crossing then rejects good labels by the half.
+    its crossing then rejects good labels by the half. The logarithm skews losses: between the modes, those of a single
+    Gaussian of logits fall to 0.6 of the lower peak by themselves, those of right and wrong labels to 0.1 to 0.5.
     """
     if len(losses) < FEWEST:
         return OPEN
@@ -110,7 +112,7 @@ def find_gate(losses: np.ndarray) -> float:
     right, wrong = np.exp(_log_densities(between, weights, means, deviations))
     both = right + wrong
     crosses = right[0] > wrong[0] and right[-1] < wrong[-1]
-    if not crosses or both.min() > VALLEY * min(both[0], both[-1]) or weights[0] < LEAST_RIGHT:
+    if not crosses or both.min() > valley * min(both[0], both[-1]) or weights[0] < LEAST_RIGHT:
         return OPEN
     return float(np.exp(between[np.argmax(right <= wrong)]))
 

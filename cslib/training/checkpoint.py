@@ -51,6 +51,11 @@ def numbered_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
 
 
+def step_of(path: Path) -> int:
+    """Of a path of `numbered`."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def kept_path(folder: Path, step: int) -> Path:
     """The encoder alone as it was after a step, kept for good."""
     return folder / f"encoder-{step:08d}.pt"

@@ -183,11 +183,18 @@ class Trainer:
         state = self._state()
         if self.processes.first:
             checkpoint.save(checkpoint.numbered_path(self.checkpoints, self.step), state)
-            for old in checkpoint.numbered(self.checkpoints)[:-max(2, self.config.average_last)]:
+            saved = checkpoint.numbered(self.checkpoints)
+            for old in set(saved) - {*self._regular()[-max(2, self.config.average_last):], saved[-1]}:
                 old.unlink()
         wait()
         if self.config.keep_every and self.step % self.config.keep_every == 0:
             self._keep()
+
+    def _regular(self) -> list[Path]:
+        """Checkpoints, oldest first, without those that a signal made: final weights do not depend on it."""
+        steps = {path: checkpoint.step_of(path) for path in checkpoint.numbered(self.checkpoints)}
+        return [path for path, step in steps.items()
+                if step % self.config.checkpoint_every == 0 or step == self.config.steps]
 
     def _resume(self) -> None:
         paths = checkpoint.numbered(self.checkpoints)
@@ -253,7 +260,7 @@ class Trainer:
         if self.ema is not None:
             return checkpoint.encoder_state(self.ema.module)
         states = []
-        for path in checkpoint.numbered(self.checkpoints)[-self.config.average_last:]:
+        for path in self._regular()[-self.config.average_last:]:
             self.objective.load_state_dict(checkpoint.load(path)["model"])
             states.append(checkpoint.encoder_state(self.objective.embedding_network()))
         return checkpoint.mean_state(states)

@@ -32,12 +32,13 @@
 #   noisy_labels   what a round does about wrong labels: --from
 #     none           nothing
 #     sub_centres    a second centre in each cluster
-#     top_k          that, and a margin on the nearest wrong clusters
-#     balanced       that, and clusters drawn evenly
+#     top_k          two centres, and a margin on the nearest wrong clusters
+#     balanced       two centres, and clusters drawn evenly
 #     posterior      leaves out what hardly fits its cluster
 #     fixed_gate     leaves out labels of a loss above a fixed one
 #     dynamic_gate   above one that is found anew in every pass
 #     correction     the same, and learns those from its own view of them
+#     dlg_lc         the same where losses do not show two modes, too: as published
 #
 # The first arm of a table is what the others are compared with. What is done is skipped, an interrupted training is
 # continued. Arms that equal a training of run.sh, but for rounding, are trained again: here every training has one
@@ -66,7 +67,7 @@ case $table in
   positives) base=dino defaults="utterance cluster" ;;
   clusters) base=round defaults="silhouette stability threshold fixed_50 fixed_100 fixed_200" ;;
   noisy_labels) base=round
-    defaults="none sub_centres top_k balanced posterior fixed_gate dynamic_gate correction" ;;
+    defaults="none sub_centres top_k balanced posterior fixed_gate dynamic_gate correction dlg_lc" ;;
   *) fail "--table is csc, dino, positives, clusters or noisy_labels, not '$table'" ;;
 esac
 read -ra seeds_asked <<<"$seeds"

@@ -30,6 +30,7 @@ method=csc       # how to learn first: csc, dino or any other name of a config; 
 config=          # the config (default: conf/mini/<method>.yaml for mini and without a GPU, else conf/<method>.yaml)
 rounds=2         # pseudo-label rounds after it, at most: they end when the labels settle
 round_config=    # their config (default: round.yaml beside the config); round_csc.yaml there separates in rounds too
+cluster_config=  # how clusters are found (default: by silhouette; conf/clusters_published.yaml: as many as published)
 final=yes        # yes: a last network on the last labels, final.yaml and large_margin.yaml beside the config; or no
 enhance=         # final.pt of a network of egs/voicebank: the adverse test set is scored enhanced by it, too
 plda=no          # yes: score by PLDA too, learnt from the last labels that are found; or no
@@ -66,7 +67,7 @@ existing_folders train_dir test_dir noise_dir rir_dir voxceleb1 voxceleb2 trial_
 [[ $plda == no || $rounds$final != 0no ]] || fail "--plda yes --rounds 0 --final no: there are no labels to learn from"
 [[ $method != floor || $rounds$final != 0no ]] || fail "--method floor --rounds 0 --final no: nothing would be learnt"
 [ -z "$enhance" ] || [ -f "$enhance" ] || fail "--enhance: there is no file $enhance"
-absolute_paths config round_config data exp enhance
+absolute_paths config round_config cluster_config data exp enhance
 cd "$root"
 data=${data:-data/$corpus} exp=${exp:-exp/${corpus}_$method}
 conf=egs/voxceleb/conf device=cuda launcher=()
@@ -83,6 +84,7 @@ again_config=${round_config%.yaml}_again.yaml   # of a round that goes on with t
 for file in "${configs[@]}"; do
   [ -f "$file" ] || fail "there is no config $file; in $conf there are: $(cd "$conf" && echo *.yaml)"
 done
+[ -z "$cluster_config" ] || [ -f "$cluster_config" ] || fail "--cluster-config: there is no file $cluster_config"
 . ./path.sh
 if [ "$gpus" -gt 0 ]; then
   found=$(python -c 'import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)')
@@ -92,6 +94,8 @@ for file in "${configs[@]}"; do
   check=(python local/train.py --config "$file" --data "$data/train" --exp "$exp" --print_config)
   problem=$("${check[@]}" 2>&1 >/dev/null) || fail "$file: ${problem#error: }"
 done
+[ -z "$cluster_config" ] || problem=$(python local/cluster_embeddings.py --config "$cluster_config" --embeddings e \
+  --out o --print_config 2>&1 >/dev/null) || fail "$cluster_config: ${problem#error: }"
 
 log "data in $data, run in $exp, config $config; '. ./path.sh' in your shell, and the commands below can be copied"
 keep_markers_in "$data"
@@ -160,7 +164,7 @@ extract() {
 find_labels() {
   makes "$1"
   run local/cluster_embeddings.py --embeddings "$3/embeddings/train.scp" --out "$1" ${2:+--previous "$2"} \
-    --seed "$seed"
+    ${cluster_config:+--config "$cluster_config"} --seed "$seed"
   if [ -f "$data/train/speakers.tsv" ]; then   # only prints how the clusters compare with the speakers
     run local/diagnose_clusters.py --labels "$1" --speakers "$data/train/speakers.tsv"
   fi

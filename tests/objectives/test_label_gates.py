@@ -78,6 +78,11 @@ def test_losses_of_one_mode_reject_nothing_to_speak_of(shape, seed):
     assert np.mean(np.exp(logs) > find_gate(np.exp(logs))) < 0.01
 
 
+def test_gate_as_published_cuts_a_single_mode_too():
+    losses = np.exp(np.random.default_rng(0).normal(-3, 1.5, 3000))
+    assert find_gate(losses) == OPEN and np.mean(losses > find_gate(losses, valley=1.0)) > 0.1
+
+
 def test_losses_that_are_zero_do_not_upset_the_gate():
     losses = np.concatenate([np.exp(drawn((0.7, 0.3), (-4, 2), (1, 0.3), 2000)), np.zeros(5)])
     assert -2.5 < np.log(find_gate(losses)) < 2
@@ -219,7 +224,7 @@ def test_gate_that_believes_few_labels_is_told_with_a_remedy():
 
 def test_dynamic_gate_moves_after_each_pass_only(vectors, monkeypatch):
     seen = []
-    monkeypatch.setattr(label_gates, "find_gate", lambda losses: seen.append(losses) or float(len(seen)))
+    monkeypatch.setattr(label_gates, "find_gate", lambda losses, _: seen.append(losses) or float(len(seen)))
     gated = objective(gate="dynamic")
     gates = [losses.health["gate"].item() for losses in run(gated, count=25)]     # ten steps a pass
     assert gates == [OPEN] * 10 + [1.0] * 10 + [2.0] * 5
@@ -267,7 +272,7 @@ def data(tmp_path):
 
 def test_resumed_run_with_a_gate_equals_the_uninterrupted_run(data, tmp_path, monkeypatch):
     # So few random utterances have no two modes: half of them are rejected instead.
-    monkeypatch.setattr(label_gates, "find_gate", lambda losses: float(np.median(losses)))
+    monkeypatch.setattr(label_gates, "find_gate", lambda losses, _: float(np.median(losses)))
     options = ["--labels", str(tmp_path / "labels.tsv")]
     whole = train(data, tmp_path / "whole", *options)
     interrupted(monkeypatch, 16, data, tmp_path / "run", *options)
@@ -305,7 +310,7 @@ def train_in_two(rank, folder):
 def end_of_a_training(share):
     """Without noise, so that one process and two hear the same; and half of the labels are rejected."""
     margin.degraded = lambda batch: to_float(batch["speech"])
-    label_gates.find_gate = lambda losses: float(np.median(losses))
+    label_gates.find_gate = lambda losses, _: float(np.median(losses))
     trained = objective(gate="dynamic", correction=True, freeze_encoder=0.05, gate_start=0.1,
                         correction_start=0.15)
     torch.manual_seed(0)

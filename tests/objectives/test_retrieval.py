@@ -63,12 +63,17 @@ def test_too_few_or_too_many_are_refused(utterances, count):
         Retrieval(utterances, count, seed=0)
 
 
-def test_dino_never_trains_on_what_it_holds_out_and_measures_now_and_then(task):  # noqa: F811
+def test_dino_never_trains_on_what_it_holds_out_and_measures_now_and_then(task, monkeypatch):  # noqa: F811
     task.labels = np.zeros(8, np.int64)
+    settings = {"held_out": 2, "views": {"positives": "cluster"}}
+    assert objective(task, **settings).retrieval is None, "one in twenty at the most is held out, and here that is none"
+    monkeypatch.setattr("cslib.objectives.dino.FEWEST_LEARNT", 4)
     dino = objective(task, held_out=2, held_out_every=2, views={"positives": "cluster"})
     held_out = {f"u{row}" for row in dino.retrieval.rows}
     heard = {name for index in range(60) for name in dino.dataset[index]["ids"].split()}
     assert heard == {f"u{n}" for n in range(8)} - held_out
+    measured = []
+    dino.retrieval.measure = measured.append
     shares = [losses.health["retrieval"].item() for losses in steps(dino, 3, batch_of(dino))]
-    assert shares[:2] == [0, 0] and shares[2] > 0
+    assert measured == [dino.teacher_encoder] and shares == [0.5] * 3, "until it is measured it is that of chance"
     assert "retrieval" not in steps(objective(task, views={"positives": "cluster"}), 1)[0].health

@@ -96,8 +96,6 @@ def test_arm_changes_what_it_says_and_nothing_else(arm: Path, utterances: Uttera
         options = parse(train.options_of_command())
     assert leaves(vars_of(options)) == base | leaves(stated)
 
-    if "dino" in options.objective.name:
-        options.objective.held_out = 0      # more than the few utterances that there are here
     labelled = arm.parent.name == "noisy_labels" or called(arm) in ("csc/supervised", "positives/cluster")
     labels = torch.arange(len(utterances)).numpy() // 2 if labelled else None
     task = Task(utterances, Banks(), AugmentConfig(), options.training.batch_size, 0, 10, options.network, labels)
