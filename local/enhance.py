@@ -7,7 +7,7 @@
 --in is a wav or flac file, any tree of them, or a set of data/ (a folder with cuts.jsonl.gz). Names and tree are kept;
 recordings of a set go to <out>/<id>.wav, and <out> is a set in turn. Long recordings pass in overlapping windows that
 are cross-faded: memory does not grow with their length. Output is 16-bit, 16 kHz and mono, as long as the input. An
-interrupted run goes on where it stopped. <out>/pace.json tells parameters and real-time factor of the last run.
+interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import soundfile
 from cslib.config import Part, run
 from cslib.data.manifests import Entry, write_set
 from cslib.enhancement.streaming import Job, enhance_jobs, find_jobs
-from cslib.files import write_json
 from cslib.training.distributed import device_named
 
 
@@ -36,10 +35,7 @@ class Options:
 def main(options: Options) -> None:
     jobs = find_jobs(options.in_, options.out)
     mine = jobs[options.part.slice(len(jobs))]
-    pace = enhance_jobs(options.checkpoint, mine, options.out, device_named(options.device))
-    if pace.real_time_factor:
-        write_json(options.out / "pace.json", {"parameters": pace.parameters, "real_time_factor": pace.real_time_factor,
-                                               "audio_seconds": pace.audio_seconds, "device": options.device})
+    enhance_jobs(options.checkpoint, mine, options.out, device_named(options.device))
     if (options.in_ / "cuts.jsonl.gz").exists():
         list_set(jobs, options.out)
 

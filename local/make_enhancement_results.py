@@ -4,32 +4,39 @@
         --test data/mini_pairs/test --noisy data/mini_pairs/noisy.tsv --seconds exp/mini_crn/seconds.json
 
 Reads <exp>/scores/<system>.tsv, the same table of the noisy recordings, <exp>/<system>/log.jsonl for when negatives
-were beaten, and <exp>/<system>/enhanced/<set>/pace.json for what enhancing cost; writes <exp>/results.json and
-<exp>/spectrograms.png. Differences are of paired recordings: their intervals tell how far other recordings would move
-them, not how far another seed would.
+were beaten, and the networks, to time them; writes <exp>/results.json and <exp>/spectrograms.png. A recording for which
+a measure fails with one system counts with none. Differences are of paired recordings: their intervals tell how far
+other recordings would move them, not how far another seed would.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 
 from cslib.config import UserError, run
+from cslib.data.augment import to_float
+from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances, read_conditions
-from cslib.enhancement.folders import REPLICATES, Scores
+from cslib.enhancement.folders import REPLICATES, Scores, measured_in_all
 from cslib.enhancement.measures import HEADLINE, MEASURES
 from cslib.enhancement.plots import plot_spectrograms
+from cslib.enhancement.streaming import load_enhancer
 from cslib.files import read_json, write_json
 from local.make_results import commit
 
 ORDER = ("noisy", "none", "positive", "cr", "ccr")  # of the systems; others come after them
 SHOWN = ("noisy", "none", "ccr")  # in the picture, with the clean speech below
 COMPARED = ("pesq", "si_sdr")  # with `none`
+TIMED_SECONDS, PASSES = 10.0, 5  # of audio that each network is timed on, and how often
 
 
 @dataclass
@@ -50,9 +57,10 @@ def main(options: Options) -> None:
         raise UserError(f"{options.exp}/scores: holds no scores; run local/score_enhancement.py first")
     found["noisy"] = Scores.read(options.noisy)
     systems = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    rows = [{"system": name, "backbone": options.backbone, "seed": options.seed, **_row(found[name]),
-             **_cost(options.exp / name / "enhanced" / options.test.name)} for name in systems]
-    differences = [_difference(name, found[name], found["none"]) for name in systems
+    whole, costs = measured_in_all(found), real_time_factors(options, systems)
+    rows = [{"system": name, "backbone": options.backbone, "seed": options.seed, **_row(found[name], whole),
+             **costs.get(name, {})} for name in systems]
+    differences = [_difference(name, found[name].only(whole), found["none"].only(whole)) for name in systems
                    if "none" in found and name not in ("noisy", "none")]
     beaten = {name: switches(options.exp / name / "log.jsonl") for name in systems}
     write_json(options.exp / "results.json", {
@@ -65,27 +73,37 @@ def main(options: Options) -> None:
     _picture(options, systems)
 
 
-def _row(scores: Scores) -> dict[str, Any]:
-    means, intervals = scores.means(), scores.intervals()
+def _row(scores: Scores, whole: np.ndarray) -> dict[str, Any]:
+    """Means over those recordings, bool [n], that have all measures with every system."""
+    means, intervals = scores.only(whole).means(), scores.only(whole).intervals()
     return {**{name: means[name] for name in HEADLINE}, **{f"{name}_ci95": intervals[name] for name in COMPARED},
             "files": len(scores.names), "failed": len(scores.failures())}
 
 
-def _cost(enhanced: Path) -> dict[str, Any]:
-    """What enhancing cost, as local/enhance.py found it; nothing for the noisy recordings."""
-    path = enhanced / "pace.json"
-    pace = read_json(path) if path.exists() else {}
-    return {name: pace[name] for name in ("parameters", "real_time_factor") if name in pace}
+def real_time_factors(options: Options, systems: list[str]) -> dict[str, dict[str, Any]]:
+    """Parameters, and seconds of computing for a second of audio, of every system that has a network.
+
+    All enhance the same recording in turn, several times over, and the fastest pass of each counts: networks of the
+    same size then differ by no more than the clock does.
+    """
+    paths = {name: options.exp / name / "checkpoints" / "final.pt" for name in systems}
+    networks = {name: load_enhancer(path) for name, path in paths.items() if path.exists()}
+    noisy = PairedUtterances.open(options.test).read(0)[0][: round(TIMED_SECONDS * SAMPLE_RATE)]
+    audio, lengths = to_float(torch.from_numpy(noisy))[None], torch.tensor([len(noisy)])
+    fastest = dict.fromkeys(networks, math.inf)
+    for _ in range(PASSES):
+        for name, network in networks.items():
+            began = time.perf_counter()
+            with torch.inference_mode():
+                network.enhance(audio, lengths)
+            fastest[name] = min(fastest[name], time.perf_counter() - began)
+    return {name: {"parameters": sum(p.numel() for p in network.parameters()),
+                   "real_time_factor": fastest[name] * SAMPLE_RATE / len(noisy)} for name, network in networks.items()}
 
 
 def _difference(name: str, scores: Scores, base: Scores) -> dict[str, Any]:
-    """Mean gain over the system `base`, over the recordings that have all measures in both."""
-    if scores.names != base.names:
-        raise UserError(f"scores of {name} and of none are of other recordings; score them again")
-    whole = np.array([not (one or other) for one, other in zip(scores.reasons, base.reasons, strict=True)])
-    if not whole.any():
-        raise UserError(f"no recording has all measures with both {name} and none; listen to a few of them")
-    gains = (scores.values - base.values)[whole]
+    """Mean gain over the system `base`, of the same recordings."""
+    gains = scores.values - base.values
     means = gains[np.random.default_rng(0).integers(len(gains), size=(REPLICATES, len(gains)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     result: dict[str, Any] = {"system": name}

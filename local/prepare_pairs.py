@@ -52,6 +52,7 @@ def main(options: Options) -> None:
     _check(options)
     pairs = split(_find(options.clean_dir, options.noisy_dir), options.clean_dir, options.valid_share, options.seed)
     sets = dict(zip(("valid", "train"), pairs, strict=True))
+    print(f"held out to validate with: {_listed([pair.id for pair in sets['valid']])}")
     if options.test_clean_dir:
         sets["test"] = _find(options.test_clean_dir, options.test_noisy_dir)
     refuse_unequal([pair for pairs in sets.values() for pair in pairs if pair.noisy != pair.clean], options.nj)
@@ -86,10 +87,21 @@ def _check(options: Options) -> None:
         raise UserError(f"valid_share: {options.valid_share} will not do; give more than 0 and less than 1")
     for folder in filter(None, (options.clean_dir, options.noisy_dir, options.test_clean_dir, options.test_noisy_dir)):
         mine, corpus = options.data.resolve(), folder.resolve()
-        if mine == corpus or mine in corpus.parents or corpus in mine.parents:
+        if _overlap(mine, corpus):
             raise UserError(f"{options.data}: would lie in the corpus {folder}, or around it; choose another --data")
+    for mine, its in ((options.clean_dir, options.test_clean_dir), (options.noisy_dir, options.test_noisy_dir)):
+        if mine and its and _overlap(mine.resolve(), its.resolve()):
+            raise UserError(f"{its}: holds, or lies in, {mine}, which is learnt from; test on other recordings")
     for folder in filter(None, (options.noise, options.noise_test)):
         open_banks(folder)
+
+
+def _listed(names: list[str], shown: int = 5) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one == other or one in other.parents or other in one.parents
 
 
 def _find(clean: Path, noisy: Path | None) -> list[Pair]:

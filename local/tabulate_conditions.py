@@ -39,7 +39,10 @@ def main(options: Options) -> None:
     paths = [Path(name) for name in options.scores.split(",")]
     scores = [read_scores(path, trials) for path in paths]
     groups = trial_groups(trials, options.conditions)
-    lines = ["| " + " | ".join(["trials", "targets", "non-targets", *(path.stem for path in paths)]) + " |",
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):   # the same system of several runs
+        names = [f"{path.parent.parent.name} {path.stem}" for path in paths]
+    lines = ["| " + " | ".join(["trials", "targets", "non-targets", *names]) + " |",
              "|---" * (3 + len(paths)) + "|"]
     for name, chosen in groups.items():
         targets = trials.targets[chosen]

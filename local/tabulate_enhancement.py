@@ -9,6 +9,7 @@ would is told by the gains of the single seeds beside it.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from cslib.enhancement.measures import HEADLINE, MEASURES
 from cslib.files import read_json, write_lines
 
 PAIRS = (("positive", "none"), ("cr", "none"), ("ccr", "none"), ("cr", "positive"), ("ccr", "cr"),
-         ("ccr", "cr_matched"), ("ccr", "fixed"), ("ccr", "hard_only"))
+         ("ccr", "cr_matched"), ("ccr", "fixed"), ("ccr", "hard_only"), ("cr_matched", "cr"), ("literal", "none"))
 GAINS = ("pesq", "si_sdr")
 
 
@@ -61,10 +62,13 @@ def gains_table(runs: dict[Path, dict[str, Any]]) -> list[str]:
         folders = [path for path, results in runs.items() if results["method"] == network]
         for better, base in PAIRS:
             tables = [[path / "scores" / f"{name}.tsv" for name in (better, base)] for path in folders]
-            if all(path.exists() for pair in tables for path in pair):
-                gains = [gains_of(*pair) for pair in tables]
-                if len({len(gain) for gain in gains}) > 1:
+            there = [path.exists() for pair in tables for path in pair]
+            if any(there) and not all(there):
+                print(f"{network}: not all runs have {better} and {base}; that gain is left out", file=sys.stderr)
+            elif all(there):
+                if len({tuple(Scores.read(pair[0]).names) for pair in tables}) > 1:
                     raise UserError(f"--runs: those of {network} were tested on different sets; tabulate them apart")
+                gains = [gains_of(*pair) for pair in tables]
                 cells = (cell for column in range(len(GAINS)) for cell in _cells(np.stack(gains)[:, :, column]))
                 lines.append(f"| {network} | {better} over {base} | " + " | ".join(cells) + " |")
     return lines

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cslib.config import UserError, run
-from cslib.enhancement.folders import Scores
+from cslib.config import run
+from cslib.enhancement.folders import Scores, measured_in_all
 from cslib.enhancement.measures import HEADLINE
 from cslib.files import write_lines
 
@@ -22,21 +22,20 @@ class Options:
 
 def main(options: Options) -> None:
     scores = {Path(name).stem: Scores.read(Path(name)) for name in options.scores.split(",")}
-    if len({tuple(found.names) for found in scores.values()}) > 1:
-        raise UserError("--scores: these tables are not of the same recordings; score the same ones")
+    whole = measured_in_all(scores)
     lines = ["| of | " + " | ".join(HEADLINE) + " | PESQ, 95 % | recordings | failed |",
              "|---" * (len(HEADLINE) + 4) + "|"]
-    lines += [row(name, found) for name, found in scores.items()]
+    lines += [row(name, found.only(whole), len(found.failures())) for name, found in scores.items()]
     print("\n".join(lines))
     if options.out:
         write_lines(options.out, lines)
 
 
-def row(name: str, scores: Scores) -> str:
-    """Means over the recordings."""
+def row(name: str, scores: Scores, failed: int) -> str:
+    """Means over the recordings, which have all measures in every table."""
     means, (low, high) = scores.means(), scores.intervals()["pesq"]
     return (f"| {name} | " + " | ".join(f"{means[measure]:.3f}" for measure in HEADLINE) +
-            f" | [{low:.3f}, {high:.3f}] | {len(scores.names):,} | {len(scores.failures())} |")
+            f" | [{low:.3f}, {high:.3f}] | {len(scores.names):,} | {failed} |")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ class Scores:
         """(name, reason) of the pairs that lack a measure. They count in no mean."""
         return [(name, reason) for name, reason in zip(self.names, self.reasons, strict=True) if reason]
 
+    def only(self, kept: np.ndarray) -> Scores:
+        """Of the pairs bool [n] alone."""
+        return Scores([name for name, keep in zip(self.names, kept, strict=True) if keep], self.values[kept],
+                      [reason for reason, keep in zip(self.reasons, kept, strict=True) if keep])
+
     def means(self) -> dict[str, float]:
         """Each measure's mean, all over the same pairs: those that have every measure."""
         return dict(zip(MEASURES, self._whole().mean(axis=0).tolist(), strict=True))
@@ -88,6 +93,21 @@ class Scores:
             raise UserError(f"all {len(self.names):,} recordings lack some measure, for one {name} ({reason}); listen "
                             "to a few of them")
         return whole
+
+
+def measured_in_all(found: dict[str, Scores]) -> np.ndarray:
+    """bool [n]: the pairs that have all measures in each of several systems, for means that can be compared.
+
+    Raises UserError when the systems were scored on different recordings, or when there is no such pair.
+    """
+    (first, reference), *others = found.items()
+    for name, scores in others:
+        if scores.names != reference.names:
+            raise UserError(f"scores of {name} and of {first} are of other recordings; score them again")
+    whole = np.array([not any(reasons) for reasons in zip(*(scores.reasons for scores in found.values()), strict=True)])
+    if not whole.any():
+        raise UserError(f"no recording has all measures with each of {', '.join(found)}; listen to a few of them")
+    return whole
 
 
 def score_folders(clean: Path, enhanced: Path, nj: int = 1) -> Scores:

@@ -45,6 +45,8 @@ def find_jobs(source: Path, out: Path, suffixes: Collection[str] = SUFFIXES) -> 
     enhance what the first one made.
     """
     if (source / "cuts.jsonl.gz").exists():
+        if out.resolve() == source.resolve():
+            raise UserError(f"{out}: is the set that is to be enhanced; choose another --out")
         # Not with_suffix, nor the order of files: an id may have a dot in it.
         return [Job(path, out / f"{name}.wav") for name, path in sorted(recordings_of_set(source).items())]
     if not source.exists():
@@ -67,21 +69,8 @@ def _target(path: Path) -> Path:
     return path if path.suffix.lower() in SUFFIXES else path.with_suffix(".wav")
 
 
-class Pace(NamedTuple):
-    """The size of a network, and how long it took for how much audio."""
-
-    parameters: int
-    audio_seconds: float
-    seconds: float
-
-    @property
-    def real_time_factor(self) -> float | None:
-        """None when there was nothing to enhance."""
-        return self.seconds / self.audio_seconds if self.audio_seconds else None
-
-
-def enhance_jobs(checkpoint: Path, jobs: list[Job], out: Path, device: torch.device | str) -> Pace:
-    """Enhance those recordings that are not done; print, and return, how fast it went.
+def enhance_jobs(checkpoint: Path, jobs: list[Job], out: Path, device: torch.device | str) -> None:
+    """Enhance those recordings that are not done, and print how many they are and how fast it went.
 
     Raises UserError when the checkpoint is none of an enhancement network, when `out` holds what another one made, and
     when a recording cannot be read.
@@ -89,16 +78,14 @@ def enhance_jobs(checkpoint: Path, jobs: list[Job], out: Path, device: torch.dev
     network = load_enhancer(checkpoint, device)
     claim(out, {"network": digest(checkpoint)})
     left = [job for job in jobs if not job.done]
-    parameters = sum(p.numel() for p in network.parameters())
-    print(f"{out}: {len(left):,} of {len(jobs):,} recordings to enhance, with {parameters:,} parameters")
+    print(f"{out}: {len(left):,} of {len(jobs):,} recordings to enhance, with "
+          f"{sum(p.numel() for p in network.parameters()):,} parameters")
     _tell_changes(left)
     began = time.perf_counter()
     samples = sum(enhance_file(network, device, job) for job in progress(left, f"enhancing to {out.name}"))
-    pace = Pace(parameters, samples / SAMPLE_RATE, time.perf_counter() - began)
     if samples:
-        print(f"{out}: {pace.audio_seconds / 60:.1f} min of audio in {pace.seconds:.1f} s, real-time factor "
-              f"{pace.real_time_factor:.4f}")
-    return pace
+        seconds, audio = time.perf_counter() - began, samples / SAMPLE_RATE
+        print(f"{out}: {audio / 60:.1f} min of audio in {seconds:.1f} s, real-time factor {seconds / audio:.4f}")
 
 
 def load_enhancer(path: Path, device: torch.device | str = "cpu") -> Enhancer:
@@ -118,6 +105,8 @@ def enhance_file(network: Enhancer, device: torch.device | str, job: Job) -> int
     try:
         with reading(job.source) as (samples, blocks), writing(job.target) as temporary, \
                 soundfile.SoundFile(temporary, "w", SAMPLE_RATE, 1, subtype="PCM_16") as out:
+            if not samples:
+                raise Unreadable("it is empty")
             for piece in network.stream(_on(blocks, device), samples):
                 write_16_bit(out, piece.cpu().numpy())
     except (Unreadable, ValueError) as error:

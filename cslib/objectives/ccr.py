@@ -89,12 +89,13 @@ class Ccr(Objective):
         if self.regulariser is None:
             return Losses(native, parts, health)
         measure = self.training and self.step % self.config.regulariser.measure_every == 0
-        value, signs = self.regulariser(enhanced, clean, noisy, negatives, measure)
+        weight, warming = self.weight(), self.step < self.config.regulariser.warmup_steps
+        value, signs = self.regulariser(enhanced, clean, noisy, negatives, measure, warming)
         if measure:
-            self.gradient_norms.copy_(torch.stack([gradient_norm(loss, enhanced) for loss in (native, value)]))
-        weight, (ours, its) = self.weight(), self.gradient_norms.clone()
+            self.gradient_norms.copy_(torch.stack([gradient_norm(loss, enhanced) for loss in (native, weight * value)]))
+        ours, its = self.gradient_norms.clone()
         health |= signs | {"regulariser_weight": torch.tensor(weight), "native_gradient": ours,
-                           "regulariser_gradient": weight * its}
+                           "regulariser_gradient": its}
         return Losses(native + weight * value, parts | {"regulariser": weight * value.detach()}, health)
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ from cslib.config import UserError
 from cslib.objectives import gather
 from cslib.representations import Space, SpaceConfig, distances
 
+FOLLOWED = 10  # measurements that the strength of cr_matched is a mean of
 EPSILON = 1e-7  # of the denominator: finite where enhanced speech is still the noisy one
 
 # What divides the distance to the clean speech, in words, and whether that needs negatives beside the noisy speech.
@@ -113,6 +114,7 @@ class ContrastiveRegulariser(nn.Module):
         omega = config.group_weights or [1 / space.groups] * space.groups
         self.register_buffer("group_weights", torch.tensor(omega), persistent=False)
         self.register_buffer("factor", torch.tensor(0.0))   # of cr_matched; 0 until it has been measured
+        self.register_buffer("followed", torch.tensor(0))   # measurements that it is a mean of
 
     def weights(self) -> Tensor:
         """Of the noisy speech and of the negatives in the denominator, [1 + K]."""
@@ -121,10 +123,12 @@ class ContrastiveRegulariser(nn.Module):
         return torch.eye(1, 1 + len(self.curriculum.qualities), device=self.group_weights.device)[0]
 
     def forward(self, enhanced: Tensor, clean: Tensor, noisy: Tensor, negatives: Sequence[Tensor] = (),
-                measure: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+                measure: bool = False, warming: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """All [B, T], K negatives -> the loss, without its weight lambda, and signs of health.
 
         measure  of cr_matched: compare the gradients anew, for the factor of this step and of those after it
+        warming  whether lambda is still rising: near the noisy speech gradients are of another size, and none of that
+                 is kept
         """
         mode = self.config.mode
         others = negatives if mode in ("ccr", "hard_only") or measure and mode == "cr_matched" else ()
@@ -134,7 +138,7 @@ class ContrastiveRegulariser(nn.Module):
             loss = self.ratio(found.positive, denominator)
             if mode == "cr_matched":
                 if measure:
-                    self._match(loss, self.ratio(found.positive, self.weights() @ found.negative), enhanced)
+                    self._match(loss, self.ratio(found.positive, self.weights() @ found.negative), enhanced, warming)
                 loss = loss * self.factor
         return loss, self._health(found, denominator)
 
@@ -162,11 +166,14 @@ class ContrastiveRegulariser(nn.Module):
             return found.negative[0]
         return self.weights() @ found.negative
 
-    def _match(self, plain: Tensor, curricular: Tensor, enhanced: Tensor) -> None:
-        """Follow the ratio of the gradient norms of both losses, which differs a lot between batches."""
+    def _match(self, plain: Tensor, curricular: Tensor, enhanced: Tensor, warming: bool) -> None:
+        """Follow the ratio of the gradient norms of both losses, which differs a lot between batches: a geometric mean
+        over about ten measurements, which begins anew while lambda rises.
+        """
         ratio = gradient_norm(curricular, enhanced) / gradient_norm(plain, enhanced).clamp(min=1e-20)
-        # A geometric mean over about ten measurements: the first ratios, near the noisy speech, can be of another size.
-        self.factor.copy_(self.factor ** 0.9 * ratio ** 0.1 if self.factor > 0 else ratio)
+        self.followed.copy_(torch.zeros_like(self.followed) if warming else (self.followed + 1).clamp(max=FOLLOWED))
+        share = 1 / max(1, int(self.followed))
+        self.factor.copy_(ratio if share == 1 else self.factor ** (1 - share) * ratio ** share)
 
     @torch.no_grad()
     def _health(self, found: Distances, denominator: Tensor) -> dict[str, Tensor]:

@@ -61,6 +61,7 @@ existing_folders clean_dir noisy_dir test_clean_dir test_noisy_dir noise_dir voi
   fail "--stage $stage --stop-stage $stop_stage: the stages are 1 to 7, and the first comes before the last"
 [ -z "${noisy_dir:+$test_noisy_dir}" ] || [ -z "$noise_dir" ] || fail "--noise-dir: both noisy folders are given"
 [ -z "$bundle" ] || [ -n "$space" ] || fail "--bundle $bundle: give the file of its weights with --space"
+[ -z "$bundle" ] || [ "$space" != logmel ] || fail "--bundle $bundle: its weights are a file, and --space is logmel"
 [ "$space" = logmel ] || absolute_paths space
 [ -z "$space" ] || [ "$space" = logmel ] || [ -f "$space" ] || fail "--space: there is no file $space"
 for share in $negatives; do
@@ -186,7 +187,7 @@ list=
 for folder in "${graded[@]}"; do list+="${list:+, }\"$folder/enhanced\""; done
 
 if stage 4 "arms: ${regularised[*]:-none}" && [ ${#regularised[@]} -gt 0 ]; then
-  [ -z "$space" ] || [ "$space" = logmel ] || reads "$(dirname "$space")"
+  [ -z "$space" ] || [ "$space" = logmel ] || reads "$space"
   run local/check_space.py --pairs "$data/valid" --negatives "[$list]" "${in_space[@]}" --device "$device"
   for arm in "${regularised[@]}"; do
     train "$exp/$arm" "$arm" "${in_space[@]/#--space./--objective.regulariser.space.}" "${group_weights[@]}" \
@@ -199,8 +200,8 @@ if stage 5 "enhance the test set"; then
 fi
 
 if stage 6 "score"; then
-  makes "$exp/scores"
   for arm in none "${regularised[@]}"; do
+    makes "$exp/scores/$arm.tsv"
     run local/score_enhancement.py --clean "$data/test/clean" --enhanced "$exp/$arm/enhanced/test" \
       --out "$exp/scores/$arm.tsv" --nj "$nj"
   done

@@ -13,7 +13,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/pool.sh"
 
 from=            # finished run of run.sh whose networks without a regulariser made the negatives
-backbone=crn     # the network of that run
+backbone=        # the network (default: that of the run)
 arms='positive cr ccr'     # which arms
 factors='0.2 0.5 1 2 5'    # the weights, in those of conf/arms
 data=            # prepared pairs (default: data/mini_pairs)
@@ -28,8 +28,6 @@ parse_options "$@"
 required from
 absolute_paths from data space config exp
 cd "$root"
-data=${data:-data/mini_pairs} space=${space:-$from/space/checkpoints/final.pt} exp=${exp:-${from}_weights}
-config=${config:-egs/voicebank/conf/mini/$backbone.yaml} arm_configs=egs/voicebank/conf/arms
 ((jobs > 0)) || fail "--jobs is at least 1"
 read -ra arms_asked <<<"$arms"
 read -ra factors_asked <<<"$factors"
@@ -37,15 +35,22 @@ read -ra factors_asked <<<"$factors"
 for factor in "${factors_asked[@]}"; do
   [[ $factor =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--factors takes numbers, and '$factor' is something else"
 done
+[ -n "$backbone" ] || backbone=$(sed -n '/^network:/,$s/^ *name: *//p' "$from/none/config.yaml" 2>/dev/null | head -n 1 || true)
+[ -n "$backbone" ] || fail "--from: there is no $from/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
+data=${data:-data/mini_pairs} space=${space:-$from/space/checkpoints/final.pt} exp=${exp:-${from}_weights}
+config=${config:-egs/voicebank/conf/mini/$backbone.yaml} arm_configs=egs/voicebank/conf/arms
 for file in "$config" "$space" "${arms_asked[@]/%/.yaml}"; do
   [[ -f $file || -f $arm_configs/$file ]] || fail "there is no file $file; check the name, or run egs/voicebank/run.sh"
 done
 for set in train valid; do
   [ -d "$data/$set" ] || fail "there is no $data/$set: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
 done
-list=
-for folder in "$from"/none*/enhanced; do
-  [ ! -d "$folder" ] || list+="${list:+, }\"$folder\""
+list='' networks=()
+for folder in "$from"/none*/; do
+  folder=${folder%/}
+  if [ -d "$folder/enhanced/train" ] && [ -d "$folder/enhanced/valid" ]; then
+    list+="${list:+, }\"$folder/enhanced\"" networks+=("$folder/checkpoints/final.pt")
+  fi
 done
 [ -n "$list" ] || fail "--from: $from has no negatives: run 'bash egs/voicebank/run.sh --stop-stage 3' for it first"
 . ./path.sh
@@ -58,6 +63,7 @@ try_weight() {
   weight=$(awk -v factor="${1##*_}" '/ weight: /{ sub(/.* weight: /, ""); print factor * $0 }' "$arm_configs/$arm.yaml")
   keep_markers_in "$folder"
   if stage 1 "train $arm with a weight of $weight"; then
+    reads "$space" "$data"/{train,valid}/{clean,noisy}/cuts.jsonl.gz "${networks[@]}"
     continues "$folder/checkpoints"
     run local/train.py --config "$config" --config "$arm_configs/$arm.yaml" --data "$data/train" --exp "$folder" \
       --seed "$seed" --device "$device" --training.workers 0 --objective.validation.pairs "$data/valid" \

@@ -183,7 +183,7 @@ fi
 
 if stage 4 "extract embeddings"; then
   if [ -n "$enhance" ]; then
-    reads "$(dirname "$enhance")"
+    reads "$enhance"
     makes "$exp/test_adverse_enhanced"
     run local/enhance.py --checkpoint "$enhance" --in "$data/test_adverse" --out "$exp/test_adverse_enhanced" \
       --device "$device"

@@ -236,10 +236,19 @@ def test_digital_silence_gives_finite_values():
 
 
 @needs_pesq
+def test_pesq_of_a_long_recording_is_the_mean_of_its_pieces():
+    clean = talk(9, 21)
+    dirty = noisy(clean)
+    half = len(clean) // 2
+    pieces = [pesq_wide_band(clean[part], dirty[part]) for part in (slice(half), slice(half, None))]
+    assert pesq_wide_band(clean, dirty) == pytest.approx(np.mean(pieces))
+
+
+@needs_pesq
 def test_what_fails_is_named_and_the_rest_is_measured():
-    speech = talk(9, 21)
+    speech = np.concatenate([talk(9, 10.5), np.zeros(round(10.5 * RATE))])       # PESQ hears two pieces of it
     values, reason = measure(speech, noisy(speech))
-    assert reason == "PESQ: lasts 21.0 s, and over 20 s the reference code is not safe; score pieces of it"
+    assert reason.startswith("PESQ: ")
     assert set(MEASURES) - set(values) == {"pesq", "csig", "cbak", "covl", "csig_doubly_scaled",
                                            "cbak_doubly_scaled", "covl_doubly_scaled"}
     clean = np.zeros(2 * RATE)
