@@ -70,6 +70,32 @@ def test_training_extraction_clustering_and_calibration_never_open_speakers_tsv(
     assert same_training(train(data, tmp_path / "other", *steps), run)
 
 
+def test_dino_rounds_final_network_and_floor_never_open_speakers_tsv(data, watched, tmp_path):
+    run, conf = tmp_path / "run", ROOT / "tests/recipes/conf"
+
+    def training(config, exp, *more):
+        return ["local/train.py", "--config", str(conf / f"{config}.yaml"), "--data", str(data), "--exp", str(exp),
+                "--device", "cpu", "--training.workers", "1", *map(str, more)]
+
+    def final(exp):
+        return exp / "checkpoints/final.pt"
+
+    labels = run / "round1/labels.tsv"
+    done = watched(
+        training("dino", run),
+        ["local/extract_embeddings.py", "--checkpoint", str(final(run)), "--cuts", str(data), "--out",
+         str(run / "embeddings/train"), "--device", "cpu", "--workers", "0"],
+        ["local/extract_floor.py", "--train", str(data), "--cuts", str(data), "--out", str(run / "floor/train"),
+         "--device", "cpu"],
+        ["local/cluster_embeddings.py", "--embeddings", str(run / "embeddings/train.scp"), "--out", str(labels),
+         "--clusters", "3"],
+        training("round", run / "round1", "--labels", labels, "--start-from", final(run)),
+        training("final", run / "final/plain", "--labels", labels),
+        training("large_margin", run / "final", "--labels", labels, "--start-from", final(run / "final/plain")))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert final(run / "final").exists() and (run / "floor/train.scp").exists()
+
+
 @pytest.mark.parametrize("how", ["open(sys.argv[1])", "pathlib.Path(sys.argv[1]).read_text()",
                                  "os.open(sys.argv[1], os.O_RDONLY)", "numpy.loadtxt(sys.argv[1], str)"])
 def test_a_script_that_opens_speakers_tsv_is_caught(data, watched, tmp_path, how):
@@ -140,8 +166,9 @@ def prepare_pairs(data, corpus):
     for side in ("clean", "noisy"):
         for name in ("alice-1", "alice-2", "bobby-1"):
             tones(corpus / side / f"{name}.wav")
-    main(Options(clean_dir=corpus / "clean", noisy_dir=corpus / "noisy", test_clean_dir=corpus / "clean",
-                 test_noisy_dir=corpus / "noisy", data=data, nj=1))
+        tones(corpus / "test" / side / "carol-1.wav")
+    main(Options(clean_dir=corpus / "clean", noisy_dir=corpus / "noisy", test_clean_dir=corpus / "test/clean",
+                 test_noisy_dir=corpus / "test/noisy", data=data, nj=1))
     return False               # it knows no speakers
 
 
