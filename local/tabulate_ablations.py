@@ -25,8 +25,8 @@ from cslib.scoring.speakers import read_speakers
 
 # What trainings log, and what diagnose_clusters.py writes of their labels; whatever a run has becomes a column.
 HEALTH = {"si_snr_improvement": "SI-SNR improvement, dB", "mi_bound": "MI bound, nats",
-          "nearest_identity": "nearest identity", "agreement": "agreement of crops", "effective_rank": "effective rank",
-          "accuracy": "accuracy on its labels", "kept": "labels believed"}
+          "nearest_identity": "nearest identity", "agreement": "agreement of crops", "retrieval": "retrieval",
+          "effective_rank": "effective rank", "accuracy": "accuracy on its labels", "kept": "labels believed"}
 LABELS = {"clusters": "clusters", "nmi": "NMI", "purity": "purity"}
 DRAWS = 200  # bootstrap draws of the test speakers
 

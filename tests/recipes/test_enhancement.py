@@ -150,3 +150,9 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
     assert [line.split(" | ")[0] for line in table[2:]] == ["| ccr_0.5", "| ccr_2"]
     saved = torch.load(tmp_path / "exp_weights/ccr_2/checkpoints/final.pt", weights_only=False)
     assert saved["config"]["objective"]["regulariser"]["weight"] == 1.0, "twice that of conf/arms/ccr.yaml"
+
+
+def test_controls_of_ccr_have_its_weight() -> None:
+    weights = {name: load_yaml(CONF / f"arms/{name}.yaml")["objective"]["regulariser"]["weight"]
+               for name in ("ccr", "fixed", "hard_only", "cr_matched")}
+    assert len(set(weights.values())) == 1, weights
