@@ -59,8 +59,9 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(
     ([], "--from is missing"),
     (["--from", ".", "--factors", "1 two"], "--factors takes numbers, and 'two' is something else"),
     (["--from", ".", "--arms", " "], "--arms and --factors name at least one each"),
-    (["--from", ".", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run egs/voicebank/run.sh"),
-    (["--from", ".", "--space", str(RUN), "--arms", "better"], "better.yaml"),
+    (["--from", "."], "/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"),
+    (["--from", ".", "--backbone", "crn", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run "),
+    (["--from", ".", "--backbone", "crn", "--space", str(RUN), "--arms", "better"], "better.yaml"),
 ])
 def test_mistake_in_the_search_of_weights_is_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
     done = search(tmp_path, *options)
