@@ -221,6 +221,8 @@ def write_16_bit(out: soundfile.SoundFile, block: np.ndarray) -> None:
 
 
 def _opened(path: Path | str) -> soundfile.SoundFile:
+    if Path(path).suffix.lower() == ".raw":  # of which soundfile has to be told rate and channels
+        raise Unreadable("raw samples, whose rate is not known")
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:

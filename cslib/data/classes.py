@@ -145,9 +145,11 @@ def deal_speakers(speakers: Iterable[str], count: int) -> dict[str, str]:
     """The fold, "fold1" to "fold<count>", of each speaker: the ones with most utterances first, to the emptiest fold.
 
     speakers  of every utterance
-    Equal speakers always get equal folds. Raises UserError when there are fewer speakers than folds.
+    Equal speakers always get equal folds. Raises UserError when there are fewer speakers than folds, or only one.
     """
     sizes = Counter(speakers)
+    if len(sizes) == 1:
+        raise UserError("all recordings are of one speaker; give two or more")
     if not 2 <= count <= len(sizes):
         raise UserError(f"folds: {count} will not do for {len(sizes):,} speakers; give at least 2, and no more than "
                         "there are speakers")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -183,6 +184,15 @@ def energy_vad(
     mean = (energy * inside).sum(1, keepdim=True) / frames.clamp(min=1)
     loud = (energy > threshold + mean_scale * mean) & inside
     return inside & (_count_around(loud, context) >= proportion * _count_around(inside, context))
+
+
+def without_silence(samples: np.ndarray) -> np.ndarray:
+    """int16 [T] -> [<= T]: the 10 ms of each frame that `energy_vad` takes for speech, joined; all if there is none."""
+    if not num_frames(len(samples)):
+        return samples
+    voiced = energy_vad(torch.from_numpy(samples)[None] / 32768)[0].numpy()
+    kept = voiced[np.minimum(np.arange(len(samples)) // FRAME_SHIFT, len(voiced) - 1)]
+    return samples[kept] if kept.any() else samples
 
 
 def log_energy(audio: Tensor, lengths: Tensor | None = None, snip_edges: bool = False) -> Tensor:

@@ -15,9 +15,11 @@ from torch.utils.data import Dataset
 from cslib.config import UserError
 from cslib.data.augment import AugmentConfig, draw_channel, draw_degradation
 from cslib.data.banks import Banks
+from cslib.data.features import without_silence
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.utterances import Utterances
 
+MOST_SEARCHED = 60 * SAMPLE_RATE  # samples of a recording that are searched for speech at a time
 APART = 5  # places drawn for the long crops when they shall not overlap much: the outermost are taken
 
 
@@ -28,6 +30,7 @@ class ViewConfig:
     short_crops: int = 4  # of each utterance, seen by the student alone
     short_seconds: float = 2.0
     reduce_overlap_p: float = 0.0  # probability that the long crops are the outermost of five, not independent
+    delete_silence: bool = False  # crops are of what an energy VAD takes for speech, joined (Cho et al.)
     clean_teacher: bool = False  # the teacher hears the long crops as recorded, the student degraded (SDPN)
     positives: str = "utterance"  # what crops are of: utterance, or cluster (two utterances of one label)
 
@@ -122,7 +125,8 @@ class Views(Dataset):
         places, crops = self._places(rng), [np.empty(0)] * len(self.kinds)
         for number, row in enumerate(rows):
             mine = slice(number, None, len(rows))
-            crops[mine] = read_crops(self.utterances, row, places[mine], self.frames[mine])
+            read = read_voiced_crops if self.config.delete_silence else read_crops
+            crops[mine] = read(self.utterances, row, places[mine], self.frames[mine])
         return crops
 
     def _places(self, rng: np.random.Generator) -> np.ndarray:
@@ -151,3 +155,12 @@ def read_crops(utterances: Utterances, row: int, places: np.ndarray, frames: np.
         audio = utterances.read(row, first, last - first)
         parts = [audio[start - first : end - first] for start, end in zip(starts, ends, strict=True)]
     return [np.resize(part, size) for part, size in zip(parts, frames, strict=True)]
+
+
+def read_voiced_crops(utterances: Utterances, row: int, places: np.ndarray, frames: np.ndarray) -> list[np.ndarray]:
+    """The same without what an energy VAD takes for silence; of a long recording all are from one minute of it."""
+    length = int(utterances.num_samples[row])
+    searched = min(length, MOST_SEARCHED)
+    audio = without_silence(utterances.read(row, int(places[0] * (length - searched + 1)), searched))
+    starts = (places * (np.maximum(len(audio) - frames, 0) + 1)).astype(np.int64)
+    return [np.resize(audio[start : start + size], size) for start, size in zip(starts, frames, strict=True)]

@@ -110,6 +110,8 @@ def test_speakers_are_dealt_evenly_and_always_alike():
     for count in (1, 8):
         with pytest.raises(UserError, match=f"folds: {count} will not do for 7 speakers"):
             deal_speakers(speakers, count)
+    with pytest.raises(UserError, match="all recordings are of one speaker"):
+        deal_speakers(["a", "a"], 2)
 
 
 def test_counts_name_every_class_and_fold():

@@ -10,7 +10,7 @@ from cslib.data.augment import CHANNEL_TAPS, AugmentConfig
 from cslib.data.banks import Banks, BankWriter, open_banks
 from cslib.data.manifests import Entry, write_set
 from cslib.data.utterances import Utterances
-from cslib.data.views import ViewConfig, Views, read_crops
+from cslib.data.views import ViewConfig, Views, read_crops, read_voiced_crops
 
 LENGTHS = [20000, 20000, 20000, 3000, 9000, 20000]  # of which crops of 8,000 and 4,000 are taken
 LABELS = np.array([0, 0, 0, 1, -1, 1])
@@ -132,6 +132,29 @@ def test_a_short_utterance_is_repeated_not_padded(utterances, row):
     np.testing.assert_array_equal(long, np.resize(utterances.read(row), 10000))
     start = int(0.4 * (LENGTHS[row] - 2000 + 1))
     np.testing.assert_array_equal(short, utterances.read(row)[start : start + 2000])
+
+
+def test_crops_without_silence_are_of_what_is_loud(tmp_path):
+    """Two seconds of noise with a second of silence between them, and a recording of silence alone."""
+    rng, quiet = np.random.default_rng(0), np.zeros(16000)
+    loud = [rng.normal(0, 3000, 16000) for _ in range(2)]
+    entries = []
+    for name, audio in (("u0", np.concatenate([loud[0], quiet, loud[1]])), ("u1", quiet)):
+        soundfile.write(tmp_path / f"{name}.flac", audio.astype(np.int16), 16000)
+        entries.append(Entry(name, tmp_path / f"{name}.flac", len(audio)))
+    write_set(tmp_path / "set", entries)
+    made = views(Utterances.open(tmp_path / "set"), delete_silence=True, long_seconds=1.5)
+    for item in (made[index] for index in range(12)):
+        voiced = np.abs(item["long"]).reshape(2, -1, 160).max(2) > 0
+        assert item["long"].shape == (2, 24000) and item["short"].shape[1] == 4000
+        assert voiced.mean() > 0.9 if item["ids"] == "u0" else not voiced.any()    # a few frames beside speech stay
+
+
+def test_of_a_long_recording_a_part_is_searched_for_speech(utterances, monkeypatch):
+    monkeypatch.setattr("cslib.data.views.MOST_SEARCHED", 9000)
+    for place in (0.0, 0.5, 0.999):
+        crops = read_voiced_crops(utterances, 1, np.array([place, 0.3]), np.array([4000, 2000]))
+        assert [len(crop) for crop in crops] == [4000, 2000] and {crop[0] // 4000 for crop in crops} == {1}
 
 
 def test_reduced_overlap_takes_the_long_crops_from_further_apart(utterances):
