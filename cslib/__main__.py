@@ -36,7 +36,8 @@ def main() -> None:
         sys.exit(f"error: there is no command {name!r}; there are: {', '.join(known)}")
     else:
         command = importlib.import_module(f"cslib.commands.{name}")
-        run(command.main, command.Options, words, inspect.getdoc(command), f"python -m cslib {name}")
+        # Whether the same command would go on or begin anew depends on the command, so that nothing is promised.
+        run(command.main, command.Options, words, inspect.getdoc(command), f"python -m cslib {name}", "interrupted")
 
 
 if __name__ == "__main__":

@@ -63,13 +63,15 @@ register_type(Part)
 
 
 def run(main: Callable[[Options], Any], options: type[Options] | Callable[[], type[Options]],
-        argv: list[str] | None = None, description: str | None = None, program: str | None = None) -> None:
+        argv: list[str] | None = None, description: str | None = None, program: str | None = None,
+        interrupted: str = "interrupted; the same command continues the work") -> None:
     """Parse the command line, call `main`, and end with one sentence and status 1 on a UserError.
 
     options      a dataclass, or a function that makes one when what it holds depends on the command line itself
     argv         the words of the command line (default: sys.argv[1:])
     description  what --help says first (default: the docstring of the script)
     program      what the command is called in --help (default: the name of the script)
+    interrupted  what is said after Ctrl-C
     """
     try:
         options = options if inspect.isclass(options) else options()
@@ -77,7 +79,7 @@ def run(main: Callable[[Options], Any], options: type[Options] | Callable[[], ty
     except UserError as error:
         sys.exit(f"error: {_sentence(error)}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues the work")
+        sys.exit(interrupted)
 
 
 def positional() -> Any:

@@ -43,6 +43,24 @@ def writing(path: Path | str) -> Iterator[Path]:
             temporary.unlink()
 
 
+def refuse_unwritable(path: Path) -> None:
+    """For what takes long before it writes: raises UserError when a file could not be written there. Makes nothing."""
+    above = next(folder for folder in path.absolute().parents if os.path.exists(folder))
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder; give the name of a file")
+    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: could not be written, {above} is no folder that you may write to; choose another")
+
+
+def printable(path: str) -> str:
+    """The path itself. Raises UserError when it is not valid UTF-8, and could be neither printed nor listed."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path!r}: the file name is not valid UTF-8; rename it") from None
+    return path
+
+
 def write_lines(path: Path | str, lines: Iterable[str]) -> int:
     """Write the lines (without their ends) and return how many there were."""
     count = 0

@@ -122,6 +122,8 @@ def _refuse_without_speech(path: Path, seconds: float, speech: float, peak: floa
         raise UserError(f"{path}: it is empty; record it again")
     if peak < Checks.silence_peak:
         raise UserError(f"{path}: {seconds:.1f} s of silence; check the microphone, or give another recording")
+    if not speech and least <= 1 / FRAMES_PER_SECOND:
+        raise UserError(f"{path}: there is no speech in its {seconds:.3g} s; give a longer or a louder recording")
     if speech < max(least, 1 / FRAMES_PER_SECOND):
         raise UserError(f"{path}: {speech:.1f} s of speech in {seconds:.1f} s are too little, {least:g} s are needed; "
                         "give a longer or a louder recording, or lower --min-speech")

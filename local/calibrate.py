@@ -24,11 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.config import UserError, run
+from cslib.data.class_preparation import warn
 from cslib.data.labels import numbered_labels
 from cslib.embeddings import read_embeddings
 from cslib.files import write_json
-from cslib.scoring.calibration import Uncalibrated, calibrate, calibration_path
+from cslib.scoring.calibration import Uncalibrated, calibrate, calibration_path, count_pairs
 from cslib.training.checkpoint import digest
+
+FEW = 300  # different pairs of a kind: of fewer one in a hundred is three or less
 
 
 @dataclass
@@ -57,10 +60,13 @@ def main(options: Options) -> None:
         print(f"{path}: no threshold; {reason}")
         return
     found.write(path)
+    within, across = count_pairs(labels)
     print(f"{path}: threshold {found.threshold:.3f} ({100 * found.missed:.1f} % of the pairs within clusters below, "
           f"{100 * found.false_alarms:.1f} % of those across not), {found.threshold_at_1_percent:.3f} at 1 % of those "
-          f"across ({100 * found.missed_at_1_percent:.1f} % within below); {found.pairs:,} pairs of each kind, from "
-          f"{found.recordings:,} recordings in {found.clusters:,} clusters")
+          f"across ({100 * found.missed_at_1_percent:.1f} % within below); {found.recordings:,} recordings in "
+          f"{found.clusters:,} clusters make {within:,} different pairs within and {across:,} across")
+    if min(within, across) < FEW:
+        warn(f"fewer than {FEW} pairs of a kind make a rough threshold; give more recordings")
 
 
 if __name__ == "__main__":

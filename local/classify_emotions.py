@@ -5,7 +5,9 @@ r"""Tell classes apart by embeddings: standardise, then logistic regression; eve
 
 Means, deviations, weights and the strength of the regularisation come from the training folds alone; the strength is
 chosen on speakers that were held out from the fit (see cslib/data/classes.py). Embeddings that differ from fold to
-fold, as those of fine-tuned networks do, are given with {fold} where the fold's name stands in the path.
+fold, as those of fine-tuned networks do, are given with {fold} where the fold's name stands in the path. Such a network
+has learnt the classes of all its training speakers, in a cross-validation also of those whom a strength would be chosen
+on: --strengths takes those that were chosen for the frozen network.
 
 Writes <out>/<system>.tsv, each utterance with its class and the answer, and <system>.json: micro-F1, macro-F1 and UAR
 in percent over all test folds together, with intervals by a bootstrap over speakers, and the confusion matrix.
@@ -22,7 +24,7 @@ import numpy as np
 from cslib.config import UserError, run
 from cslib.data.classes import ClassTable
 from cslib.embeddings import read_embeddings
-from cslib.files import write_json, write_lines
+from cslib.files import read_json, write_json, write_lines
 from cslib.scoring.classification import MEASURES, confusion_matrix, drawn_measures, interval, measures
 from cslib.scoring.linear_classifier import classify
 
@@ -36,17 +38,20 @@ class Options:
     system: str  # what to call these embeddings: floor, csc, dino or finetuned
     corpus: str  # what to call the corpus
     out: Path  # folder for the answers
+    strengths: Path | None = None  # <system>.json whose strengths are taken, fold by fold (default: they are chosen)
 
 
 def main(options: Options) -> None:
     table = ClassTable.read(options.table)
     embeddings = load(options.embeddings, table)
     answers, strengths, tested = np.full(len(table), "", dtype=table.labels.dtype), {}, []
+    given = read_strengths(options.strengths, table) if options.strengths else {}
     for split in table.splits():
         if FOLD in options.embeddings:
             embeddings = load(options.embeddings.replace(FOLD, split.fold), table)
         check_classes(table, split.train, split.fold)
-        answers[split.test], strengths[split.fold] = classify(embeddings, table.labels, split)
+        answers[split.test], strengths[split.fold] = classify(embeddings, table.labels, split,
+                                                                      given.get(split.fold))
         tested.append(split.test)
         print(f"{split.fold}: {len(split.test):,} utterances, C {strengths[split.fold]:g}, "
               f"{np.mean(answers[split.test] == table.labels[split.test]):.1%} right")
@@ -78,6 +83,15 @@ def load(scp: str, table: ClassTable) -> np.ndarray:
     if embeddings.ndim != 2:
         raise UserError(f"{scp}: holds {embeddings.shape[1]} embeddings of each utterance; extract one of each")
     return embeddings[[row_of[name] for name in table.utterances]].astype(np.float64)
+
+
+def read_strengths(path: Path, table: ClassTable) -> dict[str, float]:
+    """The strength of each fold that is tested, as `main` wrote them. Raises UserError when one is missing."""
+    strengths = read_json(path).get("strengths", {})
+    missing = [fold for fold in table.tested() if fold not in strengths]
+    if missing:
+        raise UserError(f"{path}: has no strength for {missing[0]}; classify that system with the same table first")
+    return strengths
 
 
 def check_classes(table: ClassTable, train: np.ndarray, fold: str) -> None:

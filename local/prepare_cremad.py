@@ -4,7 +4,7 @@
 
 Layout: <corpus>/AudioWAV/1001_DFA_ANG_XX.wav: actor, sentence, emotion, level. The class is the emotion that was to be
 acted, not what listeners heard. Of the six, angry, happy, neutral and sad are kept: 4,900 recordings of 91 actors, of
-which one (1076_MTI_SAD_XX) is silent and left out. An actor's number alone decides on the fold.
+which one (1076_MTI_SAD_XX) is silent and left out, so that 4,899 remain. An actor's number alone decides on the fold.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cslib.data.class_preparation import Recording, compare_counts, prepare_clas
 
 PUBLISHED_AT = "https://github.com/CheyneyComputerScience/CREMA-D"
 CLASSES = {"ANG": "angry", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}  # and DIS, FEA
-PUBLISHED = {"angry": 1_271, "happy": 1_271, "neutral": 1_087, "sad": 1_271}
+PUBLISHED = {"angry": 1_271, "happy": 1_271, "neutral": 1_087, "sad": 1_270}  # without the silent one
 NAME = re.compile(r"(\d{4})_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_[A-Z]+")
 FIRST_ACTOR = 1001
 

@@ -51,7 +51,7 @@ def main(options: Options) -> None:
     if (options.class_dir is None) == (options.table is None):
         raise UserError("give either --class-dir (one folder for each class) or --table (path, label, speaker)")
     folder = options.data / "all"
-    found = from_table(options.table) if options.table else from_folders(options.class_dir, folder)
+    found = from_table(options.table, folder) if options.table else from_folders(options.class_dir, folder)
     recordings = with_folds(found, options.folds)
     new = not (folder / "cuts.jsonl.gz").exists()
     try:
@@ -68,10 +68,15 @@ def from_folders(corpus: Path, folder: Path) -> list[Found]:
     if not corpus.is_dir():
         raise UserError(f"{corpus}: there is no such folder")
     refuse_overlap(folder.resolve(), corpus.resolve())
-    paths = [path for path in sorted(walk(corpus)) if "/" in path]
+    everything = sorted(walk(corpus))
+    paths = [path for path in everything if "/" in path]
     if not paths:
         raise UserError(f"{corpus}: there is no recording ({', '.join(sorted(AUDIO_SUFFIXES))}) in folders named after "
                         "classes")
+    loose = [path for path in everything if "/" not in path]
+    if loose:
+        warn(f"left out, as they lie in no folder named after a class: {len(loose):,} recordings of {corpus} (first: "
+             f"{loose[0]})")
     known = [path.count("/") > 1 for path in paths]
     if any(known) and not all(known):
         raise UserError(f"{corpus / paths[known.index(False)]}: lies in no speaker's folder, and others do; have such "
@@ -80,8 +85,11 @@ def from_folders(corpus: Path, folder: Path) -> list[Found]:
             for path in paths]
 
 
-def from_table(table: Path) -> list[Found]:
-    """The recordings of the table, sorted. Raises UserError when it is malformed, or names a file that is not there."""
+def from_table(table: Path, folder: Path) -> list[Found]:
+    """The recordings of the table, sorted.
+
+    Raises UserError when it is malformed, or names a file that is not there or lies in `folder`, which is made anew.
+    """
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -97,6 +105,9 @@ def from_table(table: Path) -> list[Found]:
                 if path in rows or not os.path.isfile(path):
                     what = "comes twice" if path in rows else "is not there"
                     raise UserError(f"{table}: line {lines.line_num} names {cells[0]}, which {what}")
+                if folder.resolve() in Path(path).resolve().parents:
+                    raise UserError(f"{table}: line {lines.line_num} names {cells[0]}, which lies in {folder}, where "
+                                    "the set is made; move it away, or choose another --data")
                 rows[path] = cells[1:]
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{table}: could not be read; give a text file in UTF-8") from None
@@ -110,7 +121,7 @@ def with_folds(found: list[Found], folds: int) -> list[Recording]:
     ids = unique_ids([one.path for one in found])
     speakers = [one.speaker or name for name, one in zip(ids, found, strict=True)]
     count = min(folds, len(set(speakers)))
-    if count < folds:
+    if 1 < count < folds:
         print(f"{count} speakers, so there are {count} folds")
     if found[0].speaker is None:
         warn("speakers are not known: each recording counts as one, and figures may be too good; put the recordings of "

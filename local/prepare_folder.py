@@ -27,6 +27,7 @@ from cslib.data.audio_files import AUDIO_SUFFIXES, Checks
 from cslib.data.manifests import MANIFESTS
 from cslib.data.preparation import Source, prepare_set
 from cslib.data.trials import write_trials
+from cslib.files import printable
 
 MAX_TRIALS = 500_000
 
@@ -135,15 +136,7 @@ def walk(corpus: Path) -> Iterator[str]:
                 if entry.is_dir():
                     folders.append(f"{folder}{entry.name}/")
                 elif os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES:
-                    yield _valid(folder + entry.name)
-
-
-def _valid(path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{path!r}: the file name is not valid UTF-8; rename it") from None
-    return path
+                    yield printable(folder + entry.name)
 
 
 def write_all_pairs(folder: Path, rng: np.random.Generator, limit: int = MAX_TRIALS) -> str:

@@ -1,4 +1,4 @@
-"""Make the mini emotion corpus: synthetic voices in four speaking styles, called after emotions, in under a minute.
+"""Make the mini emotion corpus: synthetic voices in four speaking styles, called after emotions, in a minute or so.
 
     python local/prepare_mini_emotion.py --out data/mini_emotion --nj 2
 
@@ -6,7 +6,7 @@
 and in each of them speaks once in each style, so that the channel tells nothing about the style. A style moves rate,
 pitch, range of the pitch and level; all four vary from one utterance to the next, and between neighbouring styles they
 overlap. The level of a recording varies more between channels than between styles. The speakers are dealt into five
-folds. The same seed gives the same bytes, whatever --nj.
+folds, on a second run with another number of them anew. The same seed gives the same bytes, whatever --nj.
 
 It shows that everything works. Nobody has felt anything here: of emotions it says nothing.
 """
@@ -69,19 +69,35 @@ class Options:
 def main(options: Options) -> None:
     if options.sessions < 1 or not 2 <= options.folds <= options.speakers:
         raise UserError("sessions is at least 1, folds at least 2, and there are as many speakers as folds or more")
-    claim(options.out, {name: str(value) for name, value in asdict(options).items() if name not in ("out", "nj")})
+    claim(options.out, {name: str(value) for name, value in asdict(options).items()
+                        if name not in ("out", "nj", "folds")})
     folder = options.out / "all"
     if (folder / "cuts.jsonl.gz").exists() and (folder / TABLE).exists():
-        print(f"{folder}: made before, nothing to do")
+        deal_anew(folder, options.folds)
         return
     entries, styles = speak_all(options, folder.absolute() / "audio")
-    fold_of = deal_speakers([entry.speaker for entry in entries], options.folds)
-    table = ClassTable.of(Labelled(entry.id, styles[entry.id], entry.speaker, fold_of[entry.speaker])
-                          for entry in entries)
+    table = dealt([(entry.id, styles[entry.id], entry.speaker) for entry in entries], options.folds)
     write_set(folder, entries)
     minutes = sum(entry.num_samples for entry in entries) / SAMPLE_RATE / 60
     print(f"{folder}: {len(entries):,} utterances of {options.speakers} speakers, {minutes:.1f} min")
     write_classes(folder, table)
+
+
+def dealt(utterances: list[tuple[str, str, str]], folds: int) -> ClassTable:
+    """The table of (id, style, speaker), the speakers in so many folds."""
+    fold_of = deal_speakers([speaker for *_, speaker in utterances], folds)
+    return ClassTable.of(Labelled(name, style, speaker, fold_of[speaker]) for name, style, speaker in utterances)
+
+
+def deal_anew(folder: Path, folds: int) -> None:
+    """The table of a finished set with so many folds; nothing is written when it has them."""
+    old = ClassTable.read(folder / TABLE)
+    new = dealt(list(zip(old.utterances, old.labels, old.speakers, strict=True)), folds)
+    if np.array_equal(new.folds, old.folds):
+        print(f"{folder}: made before, nothing to do")
+    else:
+        print(f"{folder}: made before; the speakers are dealt into {folds} folds anew")
+        write_classes(folder, new)
 
 
 def speak_all(options: Options, audio: Path) -> tuple[list[Entry], dict[str, str]]:

@@ -3,9 +3,9 @@
     python local/prepare_msp_podcast.py --corpus corpora/MSP-PODCAST-Publish --data data/msp_podcast_emotion
 
 Layout: <corpus>/Labels/labels_consensus.csv (in older releases labels_concensus.csv) with the columns FileName,
-EmoClass, SpkrID, Gender and Split_Set, and <corpus>/Audios/MSP-PODCAST_0001_0008.wav. Classes: angry, happy, neutral,
-sad and disgust, by the majority of the raters. Train is learnt from, Development (Validation in older releases) settles
-the classifier, Test1 is tested on; other parts are left out.
+EmoClass, SpkrID, Gender and Split_Set, and <corpus>/Audios/MSP-PODCAST_0001_0008.wav (or Audio/). Classes: angry,
+happy, neutral, sad and disgust, by the majority of the raters. Train is learnt from, Development (Validation in older
+releases) settles the classifier, Test1 is tested on; other parts are left out.
 
 A recording whose speaker is "Unknown" counts as a speaker of its own. Recordings of speakers of Development or Test1
 that stand in Train too, or of Test1 in Development, are left out, and their number is told.
@@ -27,6 +27,7 @@ CLASSES = {"A": "angry", "H": "happy", "N": "neutral", "S": "sad", "D": "disgust
 PARTS = {"Train": TRAIN, "Development": DEVELOPMENT, "Validation": DEVELOPMENT, "Test1": "test1"}
 HELD_OUT = ("test1", DEVELOPMENT, TRAIN)  # whose speakers count first
 LABELS = ("labels_consensus.csv", "labels_concensus.csv")
+AUDIO = ("Audios", "Audio")
 COLUMNS = ("FileName", "EmoClass", "SpkrID", "Gender", "Split_Set")
 
 
@@ -38,15 +39,21 @@ class Options:
 
 
 def main(options: Options) -> None:
-    audio = options.corpus.absolute() / "Audios"
-    if not audio.is_dir():
-        raise UserError(f"{audio}: there is no such folder; give the one that holds Labels and Audios of MSP-Podcast")
+    audio = find_audio(options.corpus.absolute())
     recordings = read_recordings(find_labels(options.corpus), audio)
     present = Counter(one.fold for one in recordings)
     if not all(present[part] for part in HELD_OUT):
         raise UserError(f"{options.corpus}: Train, Development and Test1 have to hold recordings of the five classes, "
                         f"and they hold {present[TRAIN]:,}, {present[DEVELOPMENT]:,} and {present['test1']:,}")
     prepare_classes(options.data / "all", apart(recordings), options.nj)
+
+
+def find_audio(corpus: Path) -> Path:
+    for name in AUDIO:
+        if (corpus / name).is_dir():
+            return corpus / name
+    raise UserError(f"{corpus}: there is neither {' nor '.join(AUDIO)} in it; give the folder that holds Labels and "
+                    "Audios of MSP-Podcast")
 
 
 def find_labels(corpus: Path) -> Path:

@@ -123,14 +123,18 @@ def test_little_speech_is_taken_where_it_is_let_in(network, tmp_path):
     found = embed_recording(network, record(tmp_path / "a.wav", samples), RecordingConfig(min_speech=0))
     repeated = np.resize(samples[:, 0], RATE // 2)[:, None]            # as the recipes do
     np.testing.assert_allclose(found.vector, unit(network, repeated), atol=1e-5)
+    with pytest.raises(UserError, match="there is no speech in its 0.00375 s; give a longer or a louder recording$"):
+        embed_recording(network, record(tmp_path / "b.wav", noise(0.00375)), RecordingConfig(min_speech=0))
 
 
 def test_what_cannot_be_read_is_one_sentence(network, tmp_path):
     (tmp_path / "text.wav").write_text("no audio at all")
+    (tmp_path / "samples.raw").write_bytes(bytes(32_000))
     record(tmp_path / "cut.flac", noise(3.0))
     data = (tmp_path / "cut.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[:len(data) // 2])
     for name, told in (("none.wav", "there is no such file"), (".", "it is a folder"),
+                       ("samples.raw", "raw samples, whose rate is not known"),
                        ("text.wav", "cannot be read as audio"), ("cut.flac", "cannot be read as audio")):
         with pytest.raises(UserError, match=told) as error:
             embed_recording(network, tmp_path / name, RecordingConfig())

@@ -11,12 +11,14 @@ X.npz holds a vector under each name, as it was given here:
     embeddings = numpy.load("embeddings.npz"); embeddings["a.wav"] @ embeddings["b.mp3"]    # their cosine
 
 X.ark, with X.scp beside it, is Kaldi's format; white space in a name becomes "_" there. All vectors have length 1.
+
+They are written at the end, all at once; after Ctrl-C nothing is, and the same command begins anew.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ import numpy as np
 
 from cslib.config import UserError, positional
 from cslib.embeddings import EmbeddingWriter
-from cslib.files import writing
+from cslib.files import printable, refuse_unwritable, writing
 from cslib.recordings import RecordingConfig, embed_recording
 from cslib.training.checkpoint import load_speaker_encoder
 from cslib.training.distributed import device_named
@@ -39,10 +41,12 @@ class Options(RecordingConfig):
 
 
 def main(options: Options) -> None:
-    write = _writer(options.out)
-    repeated = len(options.files) - len(set(options.files))
+    names = [printable(str(path)) for path in options.files]
+    repeated = len(names) - len(set(names))
     if repeated:
-        raise UserError(f"{repeated} of the {len(options.files)} recordings are named twice; name each once")
+        raise UserError(f"{repeated} of the {len(names)} recordings are named twice; name each once")
+    if options.out:
+        _check(options.out, names)
     device = device_named(options.device)
     encoder = load_speaker_encoder(options.checkpoint, device)
     found: dict[str, np.ndarray] = {}
@@ -55,7 +59,7 @@ def main(options: Options) -> None:
         found[str(path)] = embedded.vector
         print(f"{path}: {embedded}, embedding of {len(embedded.vector)} numbers")
     if found and options.out:
-        write(options.out, found)
+        WRITERS[options.out.suffix](options.out, found)
         print(f"{options.out}: {len(found):,} embeddings")
     elif found:
         print("nothing was written; --out embeddings.npz or --out embeddings.ark writes them")
@@ -64,25 +68,35 @@ def main(options: Options) -> None:
                         "see above")
 
 
-def _writer(out: Path | None) -> Callable[[Path, dict[str, np.ndarray]], None] | None:
-    """What writes embeddings by name to such a file. Raises UserError when it is neither npz nor ark."""
-    kinds = {".npz": write_npz, ".ark": write_ark}
-    if out and out.suffix not in kinds:
+def _check(out: Path, names: list[str]) -> None:
+    """Raises UserError when embeddings under these names could not be written there, before any is made."""
+    if out.suffix not in WRITERS:
         raise UserError(f"--out {out}: give a name that ends in .npz or .ark")
-    return kinds[out.suffix] if out else None
+    if out.suffix == ".ark" and len(set(map(_id, names))) < len(names):
+        raise UserError(f"{out}: two recordings have names that differ in white space alone; write an npz")
+    for path in (out, out.with_suffix(".scp")) if out.suffix == ".ark" else (out,):
+        refuse_unwritable(path)
 
 
 def write_npz(out: Path, embeddings: dict[str, np.ndarray]) -> None:
-    with writing(out) as temporary:
-        np.savez(temporary, **embeddings)
+    """What np.savez writes; that takes names for arguments, of which `file` is one of its own."""
+    with writing(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, embedding in embeddings.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, embedding, allow_pickle=False)
 
 
 def write_ark(out: Path, embeddings: dict[str, np.ndarray]) -> None:
-    """<out> and the .scp beside it. Raises UserError when two names are the same but for white space."""
-    names = [re.sub(r"\s", "_", name) for name in embeddings]
-    if len(set(names)) < len(names):
-        raise UserError(f"{out}: two recordings have names that differ in white space alone; write an npz")
+    """<out> and the .scp beside it."""
     writer = EmbeddingWriter(out.with_suffix(""))
     writer.unfinished.unlink(missing_ok=True)  # of a run that was killed; it may have been of other recordings
     with writer:
-        writer.add(names, np.stack(list(embeddings.values())))
+        writer.add([_id(name) for name in embeddings], np.stack(list(embeddings.values())))
+
+
+def _id(name: str) -> str:
+    """A name as Kaldi's lists can hold it."""
+    return re.sub(r"\s", "_", name)
+
+
+WRITERS = {".npz": write_npz, ".ark": write_ark}

@@ -34,5 +34,7 @@ def main(options: Options) -> None:
     (target, times), = Counter(job.target for job in jobs).most_common(1)
     if times > 1:
         first, second, *_ = (job.source for job in jobs if job.target == target)
+        if first.resolve() == second.resolve():
+            raise UserError(f"{second}: named twice; name it once")
         raise UserError(f"{second}: would be written to {target}, as {first}; enhance one of them with another --out")
     enhance_jobs(options.checkpoint, jobs, options.out, device_named(options.device))

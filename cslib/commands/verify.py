@@ -4,7 +4,10 @@
 
 The score is the cosine of the two embeddings: 1 for the same recording, less for all else. The threshold comes from
 <run>/calibration.json, which egs/voxceleb/run.sh makes without labels: from recordings of one cluster against those of
-two. It holds for recordings like those of the training; of others, compare the score with those of pairs that you know.
+two. It holds for recordings like those of the training. In noise, or behind other talkers, it is far too strict: more
+than half of the pairs of one speaker are called different there on the mini corpus. Then make a calibration from
+recordings of your own, which `python local/calibrate.py --help` tells how to do, or compare the score with those of
+pairs that you know.
 """
 
 from __future__ import annotations

@@ -108,6 +108,13 @@ def calibrate(embeddings: np.ndarray, labels: np.ndarray, checkpoint: str, pairs
                        int(np.count_nonzero(labels >= 0)), len(np.unique(labels[labels >= 0])), seed)
 
 
+def count_pairs(labels: np.ndarray) -> tuple[int, int]:
+    """How many different pairs there are (within clusters, across them). labels  int [n], -1 = none"""
+    sizes = np.unique(labels[labels >= 0], return_counts=True)[1].astype(np.int64)
+    total, within = int(sizes.sum()), int((sizes * (sizes - 1) // 2).sum())
+    return within, total * (total - 1) // 2 - within
+
+
 def draw_pairs(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows (one, other), each int64 [2 count]: first pairs of one cluster, then as many of two, all of different rows.
 

@@ -82,6 +82,7 @@ conf=egs/emotion/conf device=cuda launcher=()
 [ "$gpus" -gt 0 ] || device=cpu
 [ "$gpus" -lt 2 ] || launcher=(torchrun --standalone --nproc-per-node "$gpus")
 if [ "$corpus" = mini ] || [ "$device" = cpu ]; then conf=$conf/mini; fi
+given_config=$config
 config=${config:-$conf/finetune.yaml}
 [ -f "$config" ] || fail "there is no config $config; in $conf there are: $(cd "$conf" && echo *.yaml)"
 . ./path.sh
@@ -101,6 +102,7 @@ if [ -z "$dino" ] && [ "$finetune" = yes ]; then
   log "fine-tuning is left out: it starts from --dino"
   finetune=no
 fi
+[[ -z $given_config || $finetune == yes ]] || log "--config does nothing here: it is of the fine-tuning"
 table_of=$data/all/emotions.tsv
 
 keep_markers_in "$data"
@@ -114,7 +116,7 @@ if stage 1 "data ($corpus)"; then
       merge=true
       [ "$merge_excited" != no ] || merge=false
       run local/prepare_iemocap.py --corpus "$iemocap" --merge_excited "$merge" --data "$data" --nj "$nj" ;;
-    cremad)   # 4,900 utterances of 91 actors: 1,271 angry, 1,271 happy, 1,087 neutral, 1,271 sad; one of them silent
+    cremad)   # 4,899 utterances of 91 actors: 1,271 angry, 1,271 happy, 1,087 neutral, 1,270 sad; one more is silent
       reads "$cremad"
       run local/prepare_cremad.py --corpus "$cremad" --folds "$folds" --data "$data" --nj "$nj" ;;
     msp_podcast)   # how many depends on the release
@@ -131,7 +133,8 @@ fi
 # CHECKPOINT FOLDER: what a network makes of every utterance.
 extract() {
   reads "$1"
-  continues "$2/embeddings/all.scp"
+  # Not `continues`: the script asks for what is newer than the checkpoint, and another checkpoint may be an older file.
+  makes "$2/embeddings"
   run local/extract_embeddings.py --checkpoint "$1" --cuts "$data/all" --out "$2/embeddings/all" --device "$device"
 }
 
@@ -168,8 +171,9 @@ if stage 4 "classify"; then
       --system "$system" --corpus "$corpus" --out "$exp/scores"
   done
   if [ "$finetune" = yes ]; then
+    # Strengths of the frozen encoder: that of a fold has learnt the classes of those whom they are chosen on.
     run local/classify_emotions.py --embeddings "$exp/finetuned/{fold}/embeddings/all.scp" --table "$table_of" \
-      --system finetuned --corpus "$corpus" --out "$exp/scores"
+      --strengths "$exp/scores/dino.json" --system finetuned --corpus "$corpus" --out "$exp/scores"
   fi
 fi
 

@@ -1,5 +1,7 @@
 """Recordings to a file of embeddings."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -84,9 +86,28 @@ def test_mistakes_are_told_before_anything_is_embedded(folder, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_names_that_become_the_same_are_refused(folder):
+def test_names_that_become_the_same_are_refused(folder, capsys):
     for name in ("x y.wav", "x_y.wav"):
         record(folder / name, noise(1.2))
     with pytest.raises(UserError, match="white space alone"):
         run("x y.wav", "x_y.wav", "--out", "x.ark")
-    assert not (folder / "x.scp").exists()
+    assert not (folder / "x.scp").exists() and not capsys.readouterr().out
+
+
+def test_a_recording_may_be_called_like_an_argument_of_numpy(folder):
+    record(folder / "a.wav", noise(1.2)).rename(folder / "file")
+    run("file", "--out", "x.npz")
+    np.testing.assert_allclose(np.load("x.npz")["file"], expected(folder, "file"), atol=1e-6)
+
+
+def test_what_could_not_be_written_is_told_before_anything_is_embedded(folder, capsys):
+    (folder / "taken.npz").mkdir()
+    (folder / "taken.scp").mkdir()
+    for words, told in ((["a.wav", "--out", "taken.npz"], "taken.npz: is a folder"),
+                        (["a.wav", "--out", "taken.ark"], "taken.scp: is a folder"),
+                        (["a.wav", "--out", "a.wav/x.npz"], "a.wav is no folder that you may write to"),
+                        ([b"\xff.wav".decode("utf-8", "surrogateescape")], "not valid UTF-8")):
+        with pytest.raises(UserError, match=told):
+            embed.main(embed.Options(files=list(map(Path, words[:1])), checkpoint=Path("run/checkpoints/final.pt"),
+                                     out=Path(words[2]) if words[1:] else None, device="cpu"))
+    assert capsys.readouterr().out == ""

@@ -40,6 +40,8 @@ def test_recordings_of_one_name_are_not_written_over_each_other(folder):
     for words in (["one", "two/a.wav"], ["two"]):
         with pytest.raises(UserError, match=r"would be written to out/a.wav, as .*another --out"):
             run(*words)
+    with pytest.raises(UserError, match="a.wav: named twice; name it once"):
+        run("one/a.wav", "one")
     assert not (folder / "out").exists()
 
 

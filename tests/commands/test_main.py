@@ -49,3 +49,12 @@ def test_a_slip_is_one_sentence(monkeypatch, words, told):
         run(monkeypatch, *words)
     message = str(end.value.code)
     assert message.startswith("error: ") and told in message and "\n" not in message
+
+
+def test_after_an_interruption_nothing_is_promised(monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cslib.commands.info.main", interrupted)
+    with pytest.raises(SystemExit, match="^interrupted$"):
+        run(monkeypatch, "info", "c.pt")

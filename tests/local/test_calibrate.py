@@ -42,7 +42,9 @@ def test_calibration_lies_beside_the_checkpoint(folder, capsys):
     found = read_calibration(path, digest(folder / "exp/checkpoints/final.pt"))
     assert (found.recordings, found.clusters, found.pairs) == (200, 20, 5000)
     assert found.missed < 0.1 and found.false_alarms < 0.1        # the clusters are well apart
-    assert f"threshold {found.threshold:.3f}" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert f"threshold {found.threshold:.3f}" in told.out and not told.err
+    assert "200 recordings in 20 clusters make 900 different pairs within and 19,000 across" in told.out
     assert json.loads(path.read_text())["scoring"] == "cosine"
 
 
@@ -51,6 +53,19 @@ def test_calibration_may_be_of_other_recordings_and_lie_elsewhere(folder):
     found = read_calibration(folder / "theirs/calibration.json", digest(folder / "exp/checkpoints/final.pt"))
     assert found.recordings == 200
     assert not (folder / "exp/calibration.json").exists()
+
+
+def test_few_different_pairs_are_told(folder, capsys):
+    """However many are drawn: nine recordings of each of three clusters make 108 pairs within and 243 across."""
+    write_labels(folder / "labels.tsv", [f"u{n:03d}" for n in range(200) if n % 10 and n < 30],
+                 [n // 10 for n in range(30) if n % 10])
+    embeddings, _ = clustered()
+    with EmbeddingWriter(folder / "exp/embeddings/train") as writer:
+        writer.add([f"u{n:03d}" for n in range(30)], embeddings[:30])
+    run(folder)
+    told = capsys.readouterr()
+    assert "27 recordings in 3 clusters make 108 different pairs within and 243 across" in told.out
+    assert "fewer than 300 pairs of a kind" in told.err
 
 
 def test_the_same_command_gives_the_same_file(folder):

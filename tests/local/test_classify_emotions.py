@@ -87,6 +87,18 @@ def test_every_fold_may_have_embeddings_of_its_own(made, tmp_path):
     assert right["fold2"] > 0.85 > max(right["fold1"], right["fold3"])
 
 
+def test_strengths_of_another_system_are_taken_fold_by_fold(made, tmp_path):
+    table, options = made
+    given = {"fold1": 1e-4, "fold2": 10.0, "fold3": 0.5}        # the last is none that would be chosen
+    (tmp_path / "dino.json").write_text(json.dumps({"strengths": given}))
+    options.system, options.strengths = "finetuned", tmp_path / "dino.json"
+    classify_emotions.main(options)
+    assert json.loads((options.out / "finetuned.json").read_text())["strengths"] == given
+    (tmp_path / "dino.json").write_text(json.dumps({"strengths": {"fold1": 1.0, "fold3": 1.0}}))
+    with pytest.raises(UserError, match="dino.json: has no strength for fold2"):
+        classify_emotions.main(options)
+
+
 def test_embeddings_of_another_set_or_of_several_streams_are_refused(made, tmp_path):
     table, options = made
     with EmbeddingWriter(tmp_path / "few") as writer:

@@ -33,6 +33,7 @@ def test_folders_of_classes_and_speakers(tmp_path, capsys):
     corpus = by_speaker(tmp_path / "corpus")
     wav(corpus / "cross/a/phone.flac", rate=8000)
     wav(corpus / "cross/a/click.wav", seconds=0.1)
+    wav(corpus / "whose.wav")
     main(Options(corpus, data=tmp_path / "data", nj=1))
     table = prepared(tmp_path / "data")
     assert set(zip(table.labels, table.speakers, strict=True)) == {(c, s) for c in ("glad", "cross") for s in "abc"}
@@ -40,7 +41,8 @@ def test_folders_of_classes_and_speakers(tmp_path, capsys):
     folds = {speaker: set(table.folds[table.speakers == speaker].tolist()) for speaker in "abc"}
     assert sorted(map(tuple, folds.values())) == [("fold1",), ("fold2",), ("fold3",)]
     told = capsys.readouterr()
-    assert "3 speakers, so there are 3 folds" in told.out and not told.err
+    assert "3 speakers, so there are 3 folds" in told.out
+    assert "no folder named after a class: 1 recordings" in told.err and "(first: whose.wav)" in told.err
     assert len(list((tmp_path / "data/all/audio").iterdir())) == 1       # the rest is used as it lies there
 
 
@@ -73,13 +75,25 @@ def test_table_with_paths_from_its_folder_and_from_elsewhere(tmp_path):
     assert [path.name for path in (tmp_path / "data/all/audio").iterdir()] == ["other-phone.flac"]
 
 
+def test_table_that_names_what_lies_where_the_set_is_made_is_refused_and_loses_nothing(tmp_path):
+    recording = tmp_path / "data/all/audio/a.wav"
+    wav(recording)
+    wav(tmp_path / "b.wav")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for path in ("data/all/audio/a.wav", "link/all/audio/a.wav"):
+        (tmp_path / "table.tsv").write_text(f"path\tlabel\tspeaker\nb.wav\tglad\ta\n{path}\tcross\tb\n")
+        with pytest.raises(UserError, match="line 3 names .*a.wav, which lies in .*choose another --data"):
+            main(Options(table=tmp_path / "table.tsv", data=tmp_path / "data", nj=1))
+    assert recording.exists()
+
+
 @pytest.mark.parametrize("text, sentence", [
     ("file\tlabel\tspeaker\n", "first line has to name the columns path, label and speaker"),
     ("path\tlabel\tspeaker\n", "names no recording"),
     ("path\tlabel\tspeaker\na.wav\tglad\t\n", "line 2 lacks its path, its label or its speaker"),
     ("path\tlabel\tspeaker\nb.wav\tglad\ta\n", "line 2 names b.wav, which is not there"),
     ("path\tlabel\tspeaker\na.wav\tglad\ta\n./a.wav\tglad\ta\n", "line 3 names ./a.wav, which comes twice"),
-    ("path\tlabel\tspeaker\na.wav\tglad\ta\n", "folds: 1 will not do for 1 speakers"),
+    ("path\tlabel\tspeaker\na.wav\tglad\ta\n", "all recordings are of one speaker; give two or more"),
 ])
 def test_bad_table_is_one_sentence_and_nothing_is_made(tmp_path, text, sentence):
     wav(tmp_path / "a.wav")

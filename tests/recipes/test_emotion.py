@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 
+from cslib.embeddings import read_embeddings
 from cslib.models import galr, resnet
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,10 @@ def recordings(folder: Path) -> None:
     (folder / "finetune.yaml").write_text(FINETUNE)
 
 
+def read(folder: Path, system: str) -> np.ndarray:
+    return read_embeddings(folder / "exp" / system / "embeddings/all.scp")[1]
+
+
 def run(folder: Path, *options: str) -> str:
     done = call(folder, "--corpus", "folder", "--class-dir", "voices", "--folds", "2", "--csc", "csc.pt", "--nj", "1",
                 "--config", "finetune.yaml", *options)
@@ -155,7 +160,20 @@ def test_recipe_from_recordings_to_results(tmp_path: Path) -> None:
     again = run(tmp_path, "--dino", "dino.pt")
     assert again.count(": done already; to run it again delete ") == STAGES and "python local/" not in again
 
+    assert json.loads((exp / "scores/finetuned.json").read_text())["strengths"] == \
+        json.loads((exp / "scores/dino.json").read_text())["strengths"]
+
+    # Another encoder, even one whose file is older than the embeddings of the first.
+    first = {system: read(tmp_path, system) for system in ("csc", "dino")}
+    torch.save({"config": {"network": {"name": "resnet", **RESNET}}, "step": 0,
+                "encoder": resnet.build(resnet.Config(**RESNET)).state_dict()}, tmp_path / "dino.pt")
+    os.utime(tmp_path / "dino.pt", (1, 1))
+    run(tmp_path, "--dino", "dino.pt", "--stop-stage", "2")
+    assert np.array_equal(read(tmp_path, "csc"), first["csc"])
+    assert not np.allclose(read(tmp_path, "dino"), first["dino"])
+
     # Without an encoder that can be fine-tuned it is left out, and so are its answers of before.
     without = run(tmp_path)
     assert "fine-tuning is left out: it starts from --dino" in without
+    assert "--config does nothing here" in without and "--config does nothing" not in again
     assert [row["system"] for row in json.loads((exp / "results.json").read_text())["rows"]] == ["floor", "csc"]

@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from cslib.config import UserError
 from cslib.data.classes import ClassTable, Labelled
 from cslib.scoring import linear_classifier
 from cslib.scoring.linear_classifier import choose_strength, classify, fit
@@ -42,6 +43,8 @@ def test_means_and_deviations_are_those_of_the_training_folds(task):
     embeddings, table = task
     split = next(table.splits())
     answers, strength = classify(embeddings, table.labels, split)
+    given = classify(embeddings, table.labels, split, 1e-4)
+    assert given[1] == 1e-4 != strength and not np.array_equal(given[0], answers)
     scaler = StandardScaler().fit(embeddings[split.train])
     plain = LogisticRegression(C=strength, max_iter=5000).fit(
         scaler.transform(embeddings[split.train]), table.labels[split.train])
@@ -61,6 +64,8 @@ def test_strength_is_the_one_with_most_right_answers_and_the_smallest_of_equals(
     alone = np.flatnonzero(table.labels == "a")
     assert choose_strength(embeddings, table.labels, [(alone, inner[0][1]), *inner]) == \
         choose_strength(embeddings, table.labels, inner)
+    with pytest.raises(UserError, match="no strength can be chosen"):
+        choose_strength(embeddings, table.labels, [(alone, inner[0][1])])
 
     class Blind:
         def predict(self, some):
