@@ -23,7 +23,7 @@ from cslib.representations import SpaceConfig, open_space
 
 @dataclass
 class Options:
-    pairs: Path  # data/<corpus>/<set>, not the one that is tested on
+    pairs: Path | None = None  # data/<corpus>/<set>, not the one that is tested on; without it the space is only opened
     negatives: list[Path] = field(default_factory=list)  # folders with <set>/<id>.wav
     space: SpaceConfig = field(default_factory=SpaceConfig)  # what features are compared
     recordings: int = 100  # how many of the set, spread over it evenly
@@ -33,9 +33,13 @@ class Options:
 def main(options: Options) -> None:
     if options.recordings < 3:
         raise UserError(f"--recordings {options.recordings}: a correlation needs 3 or more")
+    space = open_space(options.space)
+    if not options.pairs:
+        print(f"space {options.space.name}: {space.groups} groups of features")
+        return
     pairs = PairedUtterances.open(options.pairs, [folder / options.pairs.name for folder in options.negatives])
     rows = np.unique(np.linspace(0, len(pairs) - 1, options.recordings).round().astype(int))
-    print(table(check_space(open_space(options.space), pairs, rows, options.device)))
+    print(table(check_space(space, pairs, rows, options.device)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Feature spaces: frozen, differentiable, the same for an item whatever stands beside it; and the check of a space."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -154,6 +155,8 @@ def test_groups_of_a_published_model_partition_its_layers(name, layers, bounds):
     found = getattr(torchaudio.pipelines, name)._params["encoder_num_layers"]
     model = torchaudio.models.wav2vec2_model(**TINY | {"encoder_num_layers": found})
     assert (found, LayerGroups(model, 4).bounds) == (layers, bounds)
+    weights = LayerGroups(model, 4).group_weights
+    assert sum(weights) == pytest.approx(1) and [later / earlier for earlier, later in pairwise(weights)] == [2, 2, 2]
 
 
 def test_the_bundle_itself_would_normalise_over_the_batch(monkeypatch, tmp_path):

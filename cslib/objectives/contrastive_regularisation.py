@@ -41,7 +41,7 @@ class RegulariserConfig:
     weight: float = 0.1             # lambda; try what makes the term 0.1 to 0.3 of the native loss in the beginning
     warmup_steps: int = 500         # over which the weight rises from 0; enhanced speech is near the noisy one at first
     gamma: float = 0.25             # a negative weighs 1 - gamma until it is beaten, 1 + gamma then; 0 = fixed weights
-    group_weights: list[float] = field(default_factory=list)  # omega, one for each group; none: equal, of sum 1
+    group_weights: list[float] = field(default_factory=list)  # omega, one for each group; none: the space's
     measure_every: int = 50         # steps; how often the gradients of both losses are compared, a backward pass more
     space: SpaceConfig = field(default_factory=SpaceConfig)   # what features are compared
 
@@ -111,7 +111,7 @@ class ContrastiveRegulariser(nn.Module):
         if config.group_weights and len(config.group_weights) != space.groups:
             raise UserError(f"objective.regulariser.group_weights: there are {len(config.group_weights)}, and the "
                             f"space has {space.groups} groups; give one for each")
-        omega = config.group_weights or [1 / space.groups] * space.groups
+        omega = config.group_weights or space.group_weights
         self.register_buffer("group_weights", torch.tensor(omega), persistent=False)
         self.register_buffer("factor", torch.tensor(0.0))   # of cr_matched; 0 until it has been measured
         self.register_buffer("followed", torch.tensor(0))   # measurements that it is a mean of

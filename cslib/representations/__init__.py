@@ -1,7 +1,8 @@
 """Feature spaces in which enhanced speech is compared with clean and with noisy speech, found by name in a config.
 
 A file cslib/representations/<name>.py defines build(config: SpaceConfig) -> nn.Module: audio [B, T] in, a list of
-groups of features [B, ...] out, and `groups`, how many. Nothing else has to be touched.
+groups of features [B, ...] out, and `groups`, how many. It may have `group_weights`, how much each of them counts, of
+sum 1; else all count alike. Nothing else has to be touched.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Space:
 
     def __init__(self, network: nn.Module) -> None:
         self.network, self.groups = network.float().eval().requires_grad_(False), int(network.groups)
+        self.group_weights = list(getattr(network, "group_weights", [1 / self.groups] * self.groups))
         for module in network.modules():
             if isinstance(module, nn.RNNBase):
                 # cuDNN refuses the gradient through a recurrence in eval mode, where only dropout would differ.

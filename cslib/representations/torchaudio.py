@@ -57,6 +57,8 @@ class LayerGroups(nn.Module):
         layers = len(self.model.encoder.transformer.layers)
         if layers < groups:
             raise UserError(f"space.groups: {groups} groups of {layers} layers; give {layers} or fewer")
+        # Each group counts twice as much as the one before it, as in the image regulariser that ours descends from.
+        self.group_weights = [2**group / (2**groups - 1) for group in range(groups)]
         self.bounds = [group * layers // groups for group in range(groups + 1)]
 
     def forward(self, audio: Tensor) -> list[Tensor]:

@@ -99,6 +99,10 @@ whole=$("${check[@]}" 2>&1) || fail "$config: ${whole#error: }"
 steps=$(sed -n '/^training:/,/^[a-z]/s/^ *steps: \([0-9]*\)$/\1/p' <<<"$whole")
 [ -n "$space" ] || problem=$(python local/train.py --config "$beside/space.yaml" --data "$data/train/clean" --exp "$exp" \
   --print_config 2>&1 >/dev/null) || fail "$beside/space.yaml: ${problem#error: }"
+in_space=(--space.name encoder --space.checkpoint "${space:-$exp/space/checkpoints/final.pt}")
+[ "$space" != logmel ] || in_space=(--space.name logmel)
+[ -z "$bundle" ] || in_space=(--space.name torchaudio --space.checkpoint "$space" --space.bundle "$bundle")
+[ -z "$space" ] || problem=$(python local/check_space.py "${in_space[@]}" 2>&1 >/dev/null) || fail "${problem#error: }"
 
 log "data in $data, run in $exp, config $config; '. ./path.sh' in your shell, and the commands below can be copied"
 keep_markers_in "$data"
@@ -147,14 +151,6 @@ if stage 2 "the space to compare in" && [ -z "$space" ] && [ ${#regularised[@]} 
   run "${launcher[@]}" local/train.py --config "$beside/space.yaml" --data "$data/train/clean" "${noise[@]}" \
     --exp "$exp/space" --seed "$seed" --device "$device"
 fi
-in_space=(--space.name encoder --space.checkpoint "${space:-$exp/space/checkpoints/final.pt}")
-[ "$space" != logmel ] || in_space=(--space.name logmel)
-group_weights=()
-if [ -n "$bundle" ]; then   # deep layers count more, as in the image regulariser that this descends from
-  in_space=(--space.name torchaudio --space.checkpoint "$space" --space.bundle "$bundle")
-  group_weights=(--objective.regulariser.group_weights "[0.03125, 0.0625, 0.125, 0.25]")
-fi
-
 # FOLDER ARM [OPTION...]: a network, learnt into FOLDER/checkpoints. An interrupted training is continued. All arms
 # start from the same weights and see the same crops in the same order.
 train() {
@@ -190,7 +186,7 @@ if stage 4 "arms: ${regularised[*]:-none}" && [ ${#regularised[@]} -gt 0 ]; then
   [ -z "$space" ] || [ "$space" = logmel ] || reads "$space"
   run local/check_space.py --pairs "$data/valid" --negatives "[$list]" "${in_space[@]}" --device "$device"
   for arm in "${regularised[@]}"; do
-    train "$exp/$arm" "$arm" "${in_space[@]/#--space./--objective.regulariser.space.}" "${group_weights[@]}" \
+    train "$exp/$arm" "$arm" "${in_space[@]/#--space./--objective.regulariser.space.}" \
       --objective.negatives "[$list]"
   done
 fi

@@ -46,6 +46,9 @@ def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
     (["--negatives", ""], "--negatives: ccr and its controls need one or more"),
     (["--space", "none.pt"], "/none.pt"),
     (["--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
+    (["--bundle", "WAVLM_BASE", "--space", "logmel"], "--space is logmel"),
+    (["--bundle", "WAVLM", "--space", str(RUN)], "space.bundle: there is no 'WAVLM'"),
+    (["--space", str(RUN)], str(RUN)),
 ])
 def test_mistake_ends_with_one_sentence_and_nothing_is_made(
         tmp_path: Path, options: list[str], sentence: str) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cslib.config import parse
+from local import cluster_embeddings, train
+
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "voxceleb" / "run.sh"
 
@@ -35,6 +38,8 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     (["--method", "guess"], "conf/mini/guess.yaml; in egs/voxceleb/conf/mini there are: csc.yaml"),
     (["--config", "guess.yaml"], "guess.yaml; in "),
     (["--enhance", "none.pt"], "--enhance: there is no file none.pt"),
+    (["--cluster-config", "none.yaml"], "none.yaml"),
+    (["--cluster-config", str(ROOT / "egs/voxceleb/conf/mini/round.yaml")], "conf/mini/round.yaml: "),
 ])
 def test_mistake_ends_with_one_sentence_and_nothing_is_made(
         tmp_path: Path, options: list[str], sentence: str) -> None:
@@ -61,6 +66,19 @@ def test_mistake_in_a_config_is_found_before_anything_is_made(
     assert list(tmp_path.iterdir()) == [config]
 
 
+CONFIGS = sorted(path for path in RUN.parent.glob("conf/**/*.yaml") if "ablations" not in path.parts)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_config_is_one_that_its_script_takes(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if config.name.startswith("clusters"):
+        words = ["--config", str(config), "--embeddings", "e", "--out", "o"]
+        assert parse(cluster_embeddings.Options, words).clusters > 0
+        return
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config), "--data", "d", "--exp", "e"])
+    assert parse(train.options_of_command()).training.steps > 0
+
+
 def test_help_lists_every_stage_and_every_option(tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -69,6 +87,6 @@ def test_help_lists_every_stage_and_every_option(tmp_path: Path) -> None:
         assert f"\n  {number} {stage} " in done.stdout
     options = ["stage", "stop-stage", "corpus", "method", "config", "rounds", "final", "data", "exp", "seed", "nj",
                "gpus", "train-dir", "test-dir", "noise-dir", "rir-dir", "voxceleb1", "voxceleb2", "musan",
-               "rirs", "trial-lists", "enhance"]
+               "rirs", "trial-lists", "enhance", "round-config", "cluster-config", "plda"]
     assert all(f"\n  --{option} " in done.stdout for option in options)
     assert list(tmp_path.iterdir()) == []
