@@ -12,4 +12,6 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 (cslib_also_needs requirements_onnx.txt) || true
 ruff check .
 shellcheck --external-sources --source-path=. path.sh utils/*.sh egs/*/*.sh tests/*.sh .ci/run
-python -m pytest -q --durations=10 "$@"
+# A process for each core, of one thread, and whole files: what a file makes for several of its tests is made once.
+export OMP_NUM_THREADS=1
+python -m pytest -q --durations=10 --numprocesses "$(getconf _NPROCESSORS_ONLN)" --dist loadfile "$@"
