@@ -14,4 +14,5 @@ ruff check .
 shellcheck --external-sources --source-path=. path.sh utils/*.sh egs/*/*.sh tests/*.sh .ci/run
 # A process for each core, of one thread, and whole files: what a file makes for several of its tests is made once.
 export OMP_NUM_THREADS=1
-python -m pytest -q --durations=10 --numprocesses "$(getconf _NPROCESSORS_ONLN)" --dist loadfile "$@"
+python -m pytest -q --durations=10 --numprocesses "$(getconf _NPROCESSORS_ONLN)" --dist loadfile \
+  --no-loadscope-reorder "$@"

@@ -90,10 +90,11 @@ def test_dino_rounds_final_network_and_floor_never_open_speakers_tsv(data, watch
         ["local/cluster_embeddings.py", "--embeddings", str(run / "embeddings/train.scp"), "--out", str(labels),
          "--clusters", "3"],
         training("round", run / "round1", "--labels", labels, "--start-from", final(run)),
+        training("round_dino", run / "round2", "--labels", labels, "--start-from", final(run)),
         training("final", run / "final/plain", "--labels", labels),
         training("large_margin", run / "final", "--labels", labels, "--start-from", final(run / "final/plain")))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert final(run / "final").exists() and (run / "floor/train.scp").exists()
+    assert final(run / "round2").exists() and final(run / "final").exists() and (run / "floor/train.scp").exists()
 
 
 @pytest.mark.parametrize("how", ["open(sys.argv[1])", "pathlib.Path(sys.argv[1]).read_text()",
