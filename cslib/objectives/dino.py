@@ -34,7 +34,7 @@ from cslib.objectives.retrieval import Retrieval
 
 WINDOW = 4  # teacher crops per prototype over which prototypes are counted as live; even use would reach 98 % of them
 ROUNDS = 3  # of Sinkhorn-Knopp, as in SwAV (Caron et al. 2020) and SDPN
-FEWEST_LEARNT = 20  # utterances that are trained on for each one that is held out
+MOST_HELD_OUT = 0.05  # of the utterances
 SETTLED = 0.2  # share of the training after which a loss of ln K is no longer the usual start
 
 
@@ -71,7 +71,7 @@ class Dino(Objective):
         super().__init__()
         _check(config, task)
         self.config, self.steps = config, task.steps
-        held_out = min(config.held_out, len(task.utterances) // FEWEST_LEARNT)
+        held_out = min(config.held_out, int(MOST_HELD_OUT * len(task.utterances)))
         self.retrieval = Retrieval(task.utterances, held_out, task.seed) if held_out > 1 else None
         self.dataset = Views(task.utterances, task.banks, config.views, task.augment, task.seed, task.labels,
                              self.retrieval.rows if self.retrieval else None)
