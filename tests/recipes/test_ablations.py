@@ -20,6 +20,7 @@ from cslib.data.utterances import Utterances
 from cslib.embeddings import EmbeddingWriter
 from cslib.objectives import Task
 from local import cluster_embeddings, train
+from tests.recipes.refusals import assert_refused
 from tests.tiny_run import ENVIRONMENT, make_set
 
 ROOT = Path(__file__).parents[2]
@@ -55,9 +56,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
 def test_mistake_ends_with_one_sentence_and_nothing_is_made(
         tmp_path: Path, options: list[str], sentence: str) -> None:
     done = run(tmp_path, *options)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith("error: ") and sentence in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert_refused(done, sentence, tmp_path)
 
 
 def test_help_lists_every_arm_and_every_option(tmp_path: Path) -> None:

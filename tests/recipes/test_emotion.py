@@ -13,6 +13,7 @@ import torch
 
 from cslib.embeddings import read_embeddings
 from cslib.models import galr, resnet
+from tests.recipes.refusals import assert_refused
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "emotion" / "run.sh"
@@ -51,9 +52,7 @@ def call(folder: Path, *options: str) -> subprocess.CompletedProcess:
 def test_mistake_ends_with_one_sentence_and_nothing_is_made(
         tmp_path: Path, options: list[str], sentence: str) -> None:
     done = call(tmp_path, *options)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert done.stderr.startswith("error: ") and sentence in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert_refused(done, sentence, tmp_path)
 
 
 def test_without_any_encoder_it_is_told_which_command_makes_one(tmp_path: Path) -> None:

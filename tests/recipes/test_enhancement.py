@@ -15,6 +15,7 @@ import torch
 from cslib.config import load_yaml
 from cslib.enhancement.measures import HEADLINE
 from tests.enhancement.speech import noisy, pcm, talk
+from tests.recipes.refusals import assert_refused
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "voicebank" / "run.sh"
@@ -53,9 +54,7 @@ def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
 def test_mistake_ends_with_one_sentence_and_nothing_is_made(
         tmp_path: Path, options: list[str], sentence: str) -> None:
     done = call(tmp_path, *options)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert done.stderr.startswith("error: ") and sentence in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert_refused(done, sentence, tmp_path)
 
 
 @pytest.mark.parametrize("options, sentence", [
@@ -68,9 +67,7 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(
 ])
 def test_mistake_in_the_search_of_weights_is_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
     done = search(tmp_path, *options)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert done.stderr.startswith("error: ") and sentence in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert_refused(done, sentence, tmp_path)
 
 
 def test_help_lists_every_stage_and_option(tmp_path: Path) -> None:

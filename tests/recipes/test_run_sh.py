@@ -9,6 +9,7 @@ import pytest
 
 from cslib.config import parse
 from local import cluster_embeddings, train
+from tests.recipes.refusals import assert_refused
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "voxceleb" / "run.sh"
@@ -44,9 +45,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
 def test_mistake_ends_with_one_sentence_and_nothing_is_made(
         tmp_path: Path, options: list[str], sentence: str) -> None:
     done = run(tmp_path, *options)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith("error: ") and sentence in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert_refused(done, sentence, tmp_path)
 
 
 @pytest.mark.parametrize("wrong, sentence", [
