@@ -177,6 +177,8 @@ def test_the_bundle_itself_would_normalise_over_the_batch(monkeypatch, tmp_path)
     ({"name": "torchaudio", "checkpoint": "absent.pth"}, "absent.pth.*WAV2VEC2_BASE"),
     ({"name": "torchaudio", "bundle": "WAV2VEC3"}, "WAV2VEC2_BASE"),
     ({"name": "mel"}, "encoder, logmel, torchaudio"),
+    ({"name": "encoder", "checkpoint": "a.pt", "groups": 2}, "space.groups: the space encoder has no use for it"),
+    ({"name": "logmel", "checkpoint": "a.pt"}, "space.checkpoint: the space logmel has no use for it"),
 ])
 def test_what_is_missing_is_said_in_one_sentence_and_never_fetched(values, told, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("fetched"))

@@ -22,12 +22,18 @@ DITHER = 10 ** (-70 / 20)  # root mean square; a quiet room
 class SpaceConfig:
     name: str = "encoder"            # encoder: our own, label-free | torchaudio: wav2vec 2.0, HuBERT, WavLM | logmel
     checkpoint: Path | None = None   # encoder: final.pt of its training; torchaudio: the bundle's weights, a local file
-    bundle: str = "WAV2VEC2_BASE"    # torchaudio only: which model, as torchaudio.pipelines has it
-    groups: int = 4                  # torchaudio: of layers; logmel: of resolutions; an encoder has one for each stage
+    bundle: str | None = None        # torchaudio: which model, as torchaudio.pipelines has it (default: WAV2VEC2_BASE)
+    groups: int | None = None        # torchaudio: of layers; logmel: of resolutions (default: 4); encoders have theirs
 
     def __post_init__(self) -> None:
-        if self.groups < 1:
+        if self.groups is not None and self.groups < 1:
             raise UserError(f"space.groups: {self.groups} will not do; give 1 or more")
+
+    def refuse(self, *names: str) -> None:
+        """Raises UserError when one of these is given, which the space has no use for."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise UserError(f"space.{name}: the space {self.name} has no use for it; leave it out")
 
 
 def open_space(config: SpaceConfig) -> Space:

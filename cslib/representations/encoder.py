@@ -15,6 +15,7 @@ from cslib.training.checkpoint import load_encoder
 
 
 def build(config: SpaceConfig) -> EncoderStages:
+    config.refuse("bundle", "groups")
     if config.checkpoint is None:
         raise UserError("space.checkpoint: the space `encoder` needs the final.pt of an encoder; train one, "
                         "or use the space logmel")

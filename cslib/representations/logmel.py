@@ -10,7 +10,8 @@ from cslib.representations import SpaceConfig
 
 
 def build(config: SpaceConfig) -> LogMelPyramid:
-    return LogMelPyramid(config.groups)
+    config.refuse("checkpoint", "bundle")
+    return LogMelPyramid(config.groups or 4)
 
 
 class LogMelPyramid(nn.Module):

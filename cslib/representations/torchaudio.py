@@ -20,14 +20,14 @@ from cslib.representations import SpaceConfig
 
 
 def build(config: SpaceConfig) -> LayerGroups:
-    pipelines = torchaudio.pipelines
-    known = [name for name in pipelines.__all__ if isinstance(getattr(pipelines, name), pipelines.Wav2Vec2Bundle)]
-    if config.bundle not in known:
-        raise UserError(f"space.bundle: there is no {config.bundle!r}; there are: {', '.join(known)}")
-    bundle = getattr(pipelines, config.bundle)
+    pipelines, name = torchaudio.pipelines, config.bundle or "WAV2VEC2_BASE"
+    known = [each for each in pipelines.__all__ if isinstance(getattr(pipelines, each), pipelines.Wav2Vec2Bundle)]
+    if name not in known:
+        raise UserError(f"space.bundle: there is no {name!r}; there are: {', '.join(known)}")
+    bundle = getattr(pipelines, name)
     if bundle.sample_rate != SAMPLE_RATE:
-        raise UserError(f"space.bundle: {config.bundle} listens at {bundle.sample_rate:g} Hz; choose one for 16 kHz")
-    return LayerGroups(load(bundle, config.bundle, config.checkpoint), config.groups)
+        raise UserError(f"space.bundle: {name} listens at {bundle.sample_rate:g} Hz; choose one for 16 kHz")
+    return LayerGroups(load(bundle, name, config.checkpoint), config.groups or 4)
 
 
 def load(bundle: torchaudio.pipelines.Wav2Vec2Bundle, name: str, path: Path | None) -> nn.Module:

@@ -32,7 +32,7 @@ rounds=2         # pseudo-label rounds after it, at most: they end when the labe
 round_config=    # their config (default: round.yaml beside the config); round_csc.yaml, round_dino.yaml: other rounds
 cluster_config=  # how clusters are found (default: by silhouette; conf/clusters_published.yaml: as many as published)
 final=yes        # yes: a last network on the last labels, final.yaml and large_margin.yaml beside the config; or no
-enhance=         # final.pt of a network of egs/voicebank: the adverse test set is scored enhanced by it, too
+enhance=         # final.pt of egs/voicebank, or several as none=A,ccr=B: adverse trials are scored enhanced by it, too
 plda=no          # yes: score by PLDA too, learnt from the last labels that are found; or no
 data=            # folder for the prepared corpus (default: data/<corpus>)
 exp=             # folder for the run (default: exp/<corpus>_<method>)
@@ -66,8 +66,17 @@ existing_folders train_dir test_dir noise_dir rir_dir voxceleb1 voxceleb2 trial_
 [[ $plda == yes || $plda == no ]] || fail "--plda is yes or no, not '$plda'"
 [[ $plda == no || $rounds$final != 0no ]] || fail "--plda yes --rounds 0 --final no: there are no labels to learn from"
 [[ $method != floor || $rounds$final != 0no ]] || fail "--method floor --rounds 0 --final no: nothing would be learnt"
-[ -z "$enhance" ] || [ -f "$enhance" ] || fail "--enhance: there is no file $enhance"
-absolute_paths config round_config cluster_config data exp enhance
+enhancers=()     # NAME=FILE: the trials of what it enhances are called adverse_NAME
+IFS=, read -ra words <<<"$enhance"
+for word in "${words[@]}"; do
+  name=enhanced file=$word
+  [[ ! $word =~ ^([A-Za-z0-9_]+)=(.+)$ ]] || name=${BASH_REMATCH[1]} file=${BASH_REMATCH[2]}
+  [ -f "$file" ] || fail "--enhance: there is no file $file"
+  [[ " ${enhancers[*]}" != *" $name="* ]] || fail "--enhance: two are called $name; name them, as in none=A,ccr=B"
+  absolute_paths file
+  enhancers+=("$name=$file")
+done
+absolute_paths config round_config cluster_config data exp
 cd "$root"
 data=${data:-data/$corpus} exp=${exp:-exp/${corpus}_$method}
 conf=egs/voxceleb/conf device=cuda launcher=()
@@ -146,7 +155,7 @@ train() {
 }
 
 sets=("$data"/{train,test,test_adverse})
-[ -z "$enhance" ] || sets+=("$exp/test_adverse_enhanced")
+for enhancer in "${enhancers[@]}"; do sets+=("$exp/test_adverse_${enhancer%%=*}"); done
 
 # FOLDER: what its network makes of every utterance.
 extract() {
@@ -182,12 +191,12 @@ if stage 3 "train $method" && [ "$method" != floor ]; then
 fi
 
 if stage 4 "extract embeddings"; then
-  if [ -n "$enhance" ]; then
-    reads "$enhance"
-    makes "$exp/test_adverse_enhanced"
-    run local/enhance.py --checkpoint "$enhance" --in "$data/test_adverse" --out "$exp/test_adverse_enhanced" \
-      --device "$device"
-  fi
+  for enhancer in "${enhancers[@]}"; do
+    reads "${enhancer#*=}"
+    makes "$exp/test_adverse_${enhancer%%=*}"
+    run local/enhance.py --checkpoint "${enhancer#*=}" --in "$data/test_adverse" \
+      --out "$exp/test_adverse_${enhancer%%=*}" --device "$device"
+  done
   for cuts in "${sets[@]}"; do
     set=${cuts##*/}
     # The floor: mean and standard deviation of log-mel frames, whitened on train. What learns has to beat it.
@@ -235,18 +244,19 @@ fi
 if stage 7 "score"; then
   makes "$exp/scores"
   lists=("$data"/{test,test_adverse}/trials/*.txt)
-  if [ -n "$enhance" ]; then   # the same trials of enhanced recordings, under a name of their own
-    makes "$exp/trials"
-    run install -D -m 644 "$data/test_adverse/trials/adverse.txt" "$exp/trials/adverse_enhanced.txt"
-    lists+=("$exp/trials/adverse_enhanced.txt")
-  fi
+  for enhancer in "${enhancers[@]}"; do   # the same trials of enhanced recordings, under a name of their own
+    list=$exp/trials/adverse_${enhancer%%=*}.txt
+    makes "$list"
+    run install -D -m 644 "$data/test_adverse/trials/adverse.txt" "$list"
+    lists+=("$list")
+  done
   for system in "${systems[@]}"; do
     scorings=(--scoring "cosine,mean,asnorm")
     # The floor is what no training at all gives, and a PLDA is trained.
     [[ $plda == no || ${system%%=*} == floor ]] || scorings=(--scoring "cosine,mean,asnorm,plda" --labels "$labels")
     for list in "${lists[@]}"; do
       set=$(basename "$(dirname "$(dirname "$list")")") embedded=$set
-      [ "$list" != "$exp/trials/adverse_enhanced.txt" ] || set=test_adverse embedded=test_adverse_enhanced
+      [[ $list != "$exp"/trials/* ]] || set=test_adverse embedded=test_$(basename "$list" .txt)
       run local/score_trials.py --system "${system%%=*}" --embeddings "${system#*=}/embeddings/$embedded.scp" \
         --cohort "${system#*=}/embeddings/train.scp" --trials "$list" --speakers "$data/$set/speakers.tsv" \
         "${scorings[@]}" --out "$exp/scores" --device "$device"

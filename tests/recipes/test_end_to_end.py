@@ -141,9 +141,11 @@ def test_adverse_trials_are_scored_again_after_enhancement(finished: tuple[Path,
     network = {"hidden": 4, "layers": 1}
     torch.save({"config": {"network": {"name": "mask_gru", **network}},
                 "encoder": mask_gru.build(mask_gru.Config(**network)).state_dict()}, folder / "conf" / "enhancer.pt")
-    _, results = run_apart(folder, "floor", "--enhance", "conf/enhancer.pt")
-    assert systems_and_lists(results) == {
-        (system, trials) for system in ("floor", "round1") for trials in ("clean", "adverse", "adverse_enhanced")}
+    shutil.copy(folder / "conf" / "enhancer.pt", folder / "conf" / "other.pt")
+    _, results = run_apart(folder, "floor", "--enhance", "conf/enhancer.pt,other=conf/other.pt")
+    lists = ("clean", "adverse", "adverse_enhanced", "adverse_other")
+    assert systems_and_lists(results) == {(system, trials) for system in ("floor", "round1") for trials in lists}
     rates = {row["trials"]: (row["eer"], row["targets"]) for row in results["rows"]
              if row["system"] == "floor" and row["scoring"] == "cosine"}
     assert rates["adverse"][1] == rates["adverse_enhanced"][1]
+    assert rates["adverse"] != rates["adverse_enhanced"] == rates["adverse_other"]   # twice the same network

@@ -39,6 +39,8 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     (["--method", "guess"], "conf/mini/guess.yaml; in egs/voxceleb/conf/mini there are: csc.yaml"),
     (["--config", "guess.yaml"], "guess.yaml; in "),
     (["--enhance", "none.pt"], "--enhance: there is no file none.pt"),
+    (["--enhance", f"a={RUN},b=none.pt"], "--enhance: there is no file none.pt"),
+    (["--enhance", f"{RUN},{RUN}"], "--enhance: two are called enhanced; name them"),
     (["--cluster-config", "none.yaml"], "none.yaml"),
     (["--cluster-config", str(ROOT / "egs/voxceleb/conf/mini/round.yaml")], "conf/mini/round.yaml: "),
 ])
