@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -63,6 +64,30 @@ def train(data: Path, exp: Path, *more: str) -> Path:
     finally:
         torch.set_num_threads(threads)
     return exp
+
+
+ON_TWO_PROCESSES = """
+import sys
+from cslib.config import parse
+from cslib.training import distributed
+from local import train
+
+processes = distributed.start("cpu")
+distributed.start, leave, distributed.stop = lambda _: processes, distributed.stop, lambda: None
+for sys.argv in {runs!r}:
+    train.main(parse(train.options_of_command()))
+leave()
+"""
+
+
+def train_on_two_processes(script: Path, runs: list[list[str]], first: str = "") -> None:
+    """Run local/train.py with each of these command lines under torchrun, one after the other in two processes.
+
+    script  where to write the program that does it; `first` is what it is to begin with
+    """
+    script.write_text(first + ON_TWO_PROCESSES.format(runs=runs))
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                    str(script)], cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True, timeout=60)
 
 
 def log(exp: Path) -> list[dict]:

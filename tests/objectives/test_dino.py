@@ -31,7 +31,7 @@ from cslib.objectives.dino import (
 )
 from cslib.training.loop import Trainer
 from local import train as script
-from tests.tiny_run import ROOT, encoder, log, make_set, same_training, train
+from tests.tiny_run import ROOT, encoder, log, make_set, same_training, train, train_on_two_processes, words
 
 TINY = """
 objective:
@@ -391,6 +391,38 @@ def test_resumed_run_equals_uninterrupted_run(data, whole, tmp_path, monkeypatch
     assert state["model"]["wins"].sum() > 0 and state["model"]["centre"].norm() > 0
     moments = state["optimiser"]["state"].values()
     assert all(("max_exp_avg_sq" in moment) == ("adam_amsgrad" in options) for moment in moments)
+
+
+WITHOUT_BATCH_STATISTICS = """
+import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+def forward(self, x):   # on CPUs each process would normalise by its own share of the batch
+    return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False)
+
+_BatchNorm.forward = forward
+"""
+
+
+def test_two_processes_compute_what_one_computes(data, tmp_path, monkeypatch):
+    options = ["--training.optimiser", "sgd", "--training.learning_rate", "0.01", "--training.steps", "5",
+               "--objective.centre_momentum", "0.5", "--objective.teacher_momentum", "[0.5, 0.9]"]
+    kinds = {"centred": [], "sinkhorn": ["--objective.evenness_weight", "1", "--objective.head_norm", "batch"]}
+    runs = {kind: [*options, *more, "--objective.targets", kind] for kind, more in kinds.items()}
+    train_on_two_processes(tmp_path / "two.py", [words(data, tmp_path / f"two-{kind}", *run)
+                                                 for kind, run in runs.items()], WITHOUT_BATCH_STATISTICS)
+    norm = torch.nn.modules.batchnorm._BatchNorm
+    monkeypatch.setattr(norm, "forward", norm.forward)
+    exec(WITHOUT_BATCH_STATISTICS, {})
+    for kind, run in runs.items():
+        one, two = train(data, tmp_path / kind, *run), tmp_path / f"two-{kind}"
+        for part in ("loss", "kl", "gradient_norm", "centre_norm", "live_prototypes", "teacher_entropy"):
+            assert [line[part] for line in log(two)] == pytest.approx([line[part] for line in log(one)], rel=1e-4), \
+                (kind, part)
+        mine, its = (torch.load(run / "checkpoints/step-00000005.pt", weights_only=True)["model"] for run in (one, two))
+        assert mine.keys() == its.keys()
+        far = [name for name in mine if not torch.allclose(its[name], mine[name], rtol=1e-4, atol=1e-5)]
+        assert not far, kind
 
 
 def test_what_is_kept_is_the_teachers_encoder(whole):

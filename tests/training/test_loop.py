@@ -18,7 +18,19 @@ from cslib.objectives.csc import Csc
 from cslib.training import checkpoint
 from cslib.training.distributed import Processes, synchronise_batch_norms
 from cslib.training.loop import Trainer, TrainingConfig, learning_rate
-from tests.tiny_run import ENVIRONMENT, ROOT, command, encoder, log, losses, make_set, same_training, train
+from tests.tiny_run import (
+    ENVIRONMENT,
+    ROOT,
+    command,
+    encoder,
+    log,
+    losses,
+    make_set,
+    same_training,
+    train,
+    train_on_two_processes,
+    words,
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +105,8 @@ def test_training_that_meets_a_bug_ends_with_its_traceback_and_does_not_wait_for
              f"def broken(*_): raise RuntimeError('a bug')\n"
              f"{kind}.{method} = broken\n"
              "sys.argv = sys.argv[1:]; runpy.run_path('local/train.py', run_name='__main__')")
-    words = command(data, tmp_path / "run", "--training.workers", "1")
-    done = subprocess.run([words[0], "-c", fails, *words[1:]], cwd=ROOT, env=ENVIRONMENT, timeout=60,
+    wanted = command(data, tmp_path / "run", "--training.workers", "1")
+    done = subprocess.run([wanted[0], "-c", fails, *wanted[1:]], cwd=ROOT, env=ENVIRONMENT, timeout=60,
                           capture_output=True, text=True)
     assert done.returncode == 1 and "RuntimeError: a bug" in done.stderr
 
@@ -133,30 +145,13 @@ def test_another_seed_is_another_training(data, whole, tmp_path):
     assert losses(tmp_path / "run")[0] != losses(whole)[0]
 
 
-ALL_IN_ONE_GROUP = """
-import sys
-from cslib.config import parse
-from cslib.training import distributed
-from local import train
-
-processes = distributed.start("cpu")
-distributed.start, leave, distributed.stop = lambda _: processes, distributed.stop, lambda: None
-for sys.argv in {runs!r}:
-    train.main(parse(train.options_of_command()))
-leave()
-"""
-
-
 def test_two_processes_compute_what_one_computes(data, tmp_path):
     # Not adam: it blows rounding errors up, where a gradient is zero, to steps of full size.
     options = ["--network.dropout", "0", "--training.steps", "6", "--training.optimiser", "sgd",
                "--training.learning_rate", "1e-3"]
     banks = {"swap": [], "batch": ["--objective.bank", "batch"]}
-    runs = [command(data, tmp_path / f"two-{name}", *options, *more)[1:] for name, more in banks.items()]
-    script = tmp_path / "all.py"
-    script.write_text(ALL_IN_ONE_GROUP.format(runs=runs))
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                    str(script)], cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True, timeout=60)
+    train_on_two_processes(
+        tmp_path / "all.py", [words(data, tmp_path / f"two-{name}", *options, *more) for name, more in banks.items()])
     for name, more in banks.items():
         train(data, tmp_path / name, *options, *more)
         one, two = tmp_path / name, tmp_path / f"two-{name}"
