@@ -31,11 +31,8 @@ def main(options: Options) -> None:
     ids, embeddings = read_embeddings(options.embeddings)
     result = cluster(embeddings, options)
     show(result)
-    largest = result.table[-1]["clusters"]
-    if options.choose != "threshold" and not options.clusters and result.chosen == largest:
-        print(
-            "the largest candidate came out best: there may be more clusters, see --candidates, --centroids"
-        )
+    if options.choose != "threshold" and not options.clusters:
+        tell_of_edges(result)
     report = summary(result, options)
     if options.previous:
         report["agreement_with_previous"] = agreement = agreement_with(options.previous, ids, result)
@@ -47,6 +44,17 @@ def main(options: Options) -> None:
         f"{options.out}: {len(ids) - result.rejected:,} of {len(ids):,} utterances in {result.clusters:,} "
         f"clusters, {result.rejected:,} rejected"
     )
+
+
+def tell_of_edges(result: Clustering) -> None:
+    """A best number with worse ones on one side only may be no best number at all."""
+    if result.chosen == result.table[-1]["clusters"]:
+        print("the largest candidate came out best: there may be more clusters, see --candidates, --centroids")
+    elif result.chosen == result.table[0]["clusters"]:
+        print(
+            "WARNING: the smallest candidate came out best: there may be fewer clusters, see --candidates, or none at "
+            "all, as with one recording of each speaker; training on these labels then harms"
+        )
 
 
 def mark_settled(file: Path, nmi: float, enough: float) -> None:

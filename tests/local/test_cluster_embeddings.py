@@ -49,6 +49,15 @@ def test_speakers_are_found_and_the_choice_is_written_down(folder, capsys):
     assert float(printed.rpartition(" ")[2]) > 0.95  # purity
 
 
+@pytest.mark.parametrize("candidates, told", [
+    ("[12, 20, 40]", "the smallest candidate came out best"), ("[4, 8, 12]", "the largest candidate came out best"),
+    ("[4, 12, 40]", None)])
+def test_best_number_at_an_edge_of_what_was_weighed_is_told(folder, capsys, candidates, told):
+    cluster(folder, "--candidates", candidates, "--centroids", "60")
+    printed = capsys.readouterr().out
+    assert told in printed if told else "came out best" not in printed
+
+
 def test_clustering_never_opens_the_speakers(folder):
     opened = []
     watching = True
