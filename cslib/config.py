@@ -20,6 +20,7 @@ import inspect
 import io
 import itertools
 import keyword
+import os
 import pkgutil
 import re
 import sys
@@ -80,6 +81,9 @@ def run(main: Callable[[Options], Any], options: type[Options] | Callable[[], ty
         sys.exit(f"error: {_sentence(error)}")
     except KeyboardInterrupt:
         sys.exit(interrupted)
+    except BrokenPipeError:   # as in `... | head`: who reads what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def positional() -> Any:
@@ -219,7 +223,8 @@ _WORDS = {
     r"Not of type \w+: ": "", r": Expected ": ": expected ", r"\. Got value: ": ", got ",
     r"Group '([^']+)' does not accept option '([^']+)'": r"there is no option \1.\2",
     r"Option '([^']+)' is not accepted": r"there is no option \1",
-    r"unrecognized arguments: ": "there is no such option: ",
+    r"unrecognized arguments: (?=-)": "there is no such option: ",
+    r"unrecognized arguments: ": "one word too many: ",
     r"\bin_\b": "in",
 }
 

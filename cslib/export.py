@@ -185,8 +185,9 @@ def spectral_kernel(window: Tensor, size: int) -> Tensor:
 def fitted_energy(streams: Tensor, mixture: Tensor, count: int) -> Tensor:
     """galr.fitted_energy, [B, C], for `count` streams [B, C, T]: by elimination, as ONNX solves nothing."""
     energy = streams.square().sum(-1)
-    ridge = torch.eye(count) * (1e-4 * energy + 1e-8)[:, None]
-    rows = list(torch.cat([streams @ streams.transpose(1, 2) + ridge, streams @ mixture[..., None]], dim=2).unbind(1))
+    ridge = 1e-4 * energy + 1e-8   # on the diagonal; an identity matrix would be one of the device of the tracing
+    rows = list(torch.cat([streams @ streams.transpose(1, 2), streams @ mixture[..., None]], dim=2).unbind(1))
+    rows = [row + F.pad(ridge[:, place:place + 1], (place, count - place)) for place, row in enumerate(rows)]
     for pivot in range(count):  # without exchanging rows: the matrix is positive definite
         rows[pivot] = rows[pivot] / rows[pivot][:, pivot:pivot + 1]
         for other in set(range(count)) - {pivot}:
@@ -207,6 +208,8 @@ def write_torchscript(network: nn.Module, path: Path) -> None:
 def write_onnx(network: nn.Module, path: Path) -> None:
     """Raises UserError when a package is missing, or the network computes something that ONNX has no word for."""
     require_packages()
+    import onnx
+
     names = {"input_names": ["waveform"], "output_names": ["embedding"],
              "dynamic_axes": {"waveform": {0: "batch", 1: "samples"}, "embedding": {0: "batch"}}}
     try:
@@ -217,6 +220,9 @@ def write_onnx(network: nn.Module, path: Path) -> None:
     except torch.onnx.errors.OnnxExporterError as error:
         raise UserError(f"{type(network).__name__} cannot be written as ONNX ({str(error).splitlines()[0]}); write it "
                         "as TorchScript, with --out model.pt") from None
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = network.embedding_size   # it may have lost count
+    onnx.save(model, path)
 
 
 def open_torchscript(path: Path) -> Embed:

@@ -36,6 +36,8 @@ class RecordingConfig:
     def __post_init__(self) -> None:
         if not 1.0 <= self.window_seconds < float("inf"):
             raise UserError(f"--window-seconds {self.window_seconds:g}: give 1 or more")
+        if not 0.0 <= self.min_speech < float("inf"):
+            raise UserError(f"--min-speech {self.min_speech:g}: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def _read_windows(path: Path, size: int) -> Iterator[tuple[Tensor, int]]:
     """(float32 [1, T], new samples) of a file."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file" + ("; it is a folder, give the files in it" * path.is_dir()))
+    if not path.stat().st_size:
+        raise UserError(f"{path}: it is empty; record it again")
     try:
         with reading(path) as (_, blocks):
             for window, new in half_overlapping(blocks, size):

@@ -82,7 +82,7 @@ def test_config_that_is_like_itself_or_like_no_file_is_named(tmp_path):
     (["--like=a.yaml"], "there is no such option: --like; it is a line of a config file"),
     (["--coun", "1"], "there is no such option: --coun 1"),
     (["--inner.bogus", "1"], "there is no such option: --inner.bogus 1"),
-    (["stray"], "there is no such option: stray"),
+    (["stray"], "one word too many: stray"),
     (["--count", "abc"], "option count: expected a whole number, got abc"),
     (["--count", "1.5"], "option count: expected a whole number, got 1.5"),
     (["--inner.rate", "fast"], "option inner.rate: expected a number, got fast"),
@@ -166,6 +166,16 @@ def main(options: Options) -> None:
 if __name__ == "__main__":
     run(main, Options)
 '''
+
+
+def test_a_reader_that_leaves_ends_a_script_without_a_word(tmp_path):
+    (tmp_path / "count.py").write_text(SCRIPT.replace('print("counted", ', 'print("counted\\n" * 99999, '))
+    process = subprocess.Popen([sys.executable, tmp_path / "count.py"], env=ENVIRONMENT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 1)
+    process.stderr.close()
 
 
 def test_script_ends_with_one_sentence_and_status_1(tmp_path):

@@ -4,7 +4,8 @@
 
 Recordings may be of any format that soundfile reads (wav, flac, ogg, mp3, ...), of any rate and length; channels are
 averaged. One of more than a minute goes through in windows of that length, half overlapping: its embedding is the mean
-of theirs, of length 1 each, weighted by the seconds of speech in them. One in which nobody speaks is told and left out.
+of theirs, of length 1 each, weighted by the seconds of speech in them. A silent one is told and left out. Whatever is
+loud counts as speech: noise or music without a voice gets an embedding too, which means nothing.
 
 X.npz holds a vector under each name, as it was given here:
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +44,9 @@ class Options(RecordingConfig):
 
 def main(options: Options) -> None:
     names = [printable(str(path)) for path in options.files]
-    repeated = len(names) - len(set(names))
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise UserError(f"{repeated} of the {len(names)} recordings are named twice; name each once")
+        raise UserError(f"{repeated[0]}: named twice; name it once")
     if options.out:
         _check(options.out, names)
     device = device_named(options.device)

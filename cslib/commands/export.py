@@ -10,7 +10,8 @@ embeddings [B, E] of length 1 come out, whose dot product is the score of `verif
     session = onnxruntime.InferenceSession("model.onnx")
     embedding, = session.run(None, {"waveform": audio[None]})
 
-The file is kept only if it gives what the network gives, on recordings of several lengths.
+The file is kept only if it gives what the network gives, on recordings of several lengths. TorchScript is for CPUs;
+onnxruntime runs the other on GPUs as well.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,12 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Raises UserError when the file is absent, damaged or something else."""
     if not path.exists():
-        raise UserError(f"{path}: there is no such checkpoint; train first (stage 3)")
+        raise UserError(f"{path}: there is no such checkpoint; check the path, or train first (stage 3)")
     try:
         # Only tensors and plain containers are in it, so nothing in a file from elsewhere can run code.
-        state = torch.load(path, map_location="cpu", weights_only=True) if zipfile.is_zipfile(path) else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")   # of TorchScript, which is refused below
+            state = torch.load(path, map_location="cpu", weights_only=True) if zipfile.is_zipfile(path) else None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
         state = None                  # torch's own message advises to run the code in the file
     if not isinstance(state, dict):

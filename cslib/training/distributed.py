@@ -45,8 +45,18 @@ def start(device: str) -> Processes:
 
 
 def device_named(name: str) -> str:
-    """What a --device stands for where one process works alone: auto is a GPU when there is one, else the CPU."""
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    """What a --device stands for where one process works alone: auto is a GPU when there is one, else the CPU.
+
+    Raises UserError when it names no device, or one that is not here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):   # torch built without CUDA asserts
+        raise UserError(f"--device {name}: there is no such device here; leave the option out to take what there is") \
+            from None
+    return name
 
 
 def stop() -> None:

@@ -49,6 +49,12 @@ def test_the_threshold_decides(folder, capsys):
     assert "same speaker: " in text and "likelier" in text and "below 1.20" in text
 
 
+def test_a_network_that_hardly_errs_on_its_clusters_does_not_contradict_itself(folder, capsys):
+    calibration(folder, 1.1, -1.1).write(folder / "run/calibration.json")
+    text = answer(capsys, "a.wav", "b.wav")
+    assert "different speakers: " in text and "across reach, but nearly no pair within is so low" in text
+
+
 def test_without_calibration_the_score_is_not_judged(folder, capsys):
     text = answer(capsys, "a.wav", "a.wav")
     assert "score 1.00" in text and "speaker:" not in text and "no threshold" in text
@@ -61,8 +67,16 @@ def test_calibration_of_another_checkpoint_is_not_used(folder, capsys):
     assert "score 1.00" in text and "speaker:" not in text and "made for another checkpoint" in text
     with pytest.raises(UserError, match="made for another checkpoint"):
         answer(capsys, "a.wav", "a.wav", "--calibration", "run/calibration.json")
-    with pytest.raises(UserError, match="no such file"):
-        answer(capsys, "a.wav", "a.wav", "--calibration", "none.json")
+    (folder / "bytes.json").write_bytes(b"\xff\xfe")
+    for file, told in (("none.json", "no such file"), (".", "cannot be read"), ("bytes.json", "not valid JSON")):
+        with pytest.raises(UserError, match=told):
+            answer(capsys, "a.wav", "a.wav", "--calibration", file)
+
+
+@pytest.mark.parametrize("device", ["bla", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_sentence(folder, capsys, device):
+    with pytest.raises(UserError, match=f"--device {device}: there is no such device here"):
+        answer(capsys, "a.wav", "b.wav", "--device", device)
 
 
 def test_without_speech_there_is_no_answer(folder, capsys):

@@ -75,8 +75,10 @@ def test_iemocap_has_four_classes_and_a_fold_for_each_session(iemocap, tmp_path,
     table = check(tmp_path)
     assert counts(table) == {(f"session{number}", name): {"happy": happy}.get(name, 4)
                              for number in range(1, 6) for name in ("angry", "happy", "neutral", "sad")}
-    # Who speaks is told by the letter of the turn, not by that of the dialogue.
     assert speakers(table) == {f"session{number}": {f"Ses0{number}F", f"Ses0{number}M"} for number in range(1, 6)}
+    # Who speaks is told by the letter of the turn, not by that of the dialogue: Ses01F_impro01_M000 is Ses01M.
+    assert all(speaker == utterance[:5] + utterance.rpartition("_")[2][0]
+               for utterance, speaker in zip(table.utterances, table.speakers, strict=True))
     assert [split.fold for split in table.splits()] == [f"session{number}" for number in range(1, 6)]
     published = 5531 if merge else 4490
     assert f"IEMOCAP has {len(table)} of the {published:,} published utterances here (20 of 1,103 angry, " in \

@@ -75,6 +75,17 @@ def test_table_with_paths_from_its_folder_and_from_elsewhere(tmp_path):
     assert [path.name for path in (tmp_path / "data/all/audio").iterdir()] == ["other-phone.flac"]
 
 
+def test_another_speaker_of_the_same_recordings_is_written_everywhere(tmp_path):
+    for name in ("x.wav", "y.wav"):
+        wav(tmp_path / name)
+    for speaker in "ab":
+        (tmp_path / "table.tsv").write_text(f"path\tlabel\tspeaker\nx.wav\t1\t{speaker}\ny.wav\t0\tc\n")
+        main(Options(table=tmp_path / "table.tsv", data=tmp_path / "data", nj=1))
+        assert sorted(prepared(tmp_path / "data").speakers) == [speaker, "c"]
+        rows = (tmp_path / "data/all/speakers.tsv").read_text().splitlines()[1:]
+        assert sorted(row.split("\t")[1] for row in rows) == [speaker, "c"]
+
+
 def test_table_that_names_what_lies_where_the_set_is_made_is_refused_and_loses_nothing(tmp_path):
     recording = tmp_path / "data/all/audio/a.wav"
     wav(recording)
