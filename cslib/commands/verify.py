@@ -7,7 +7,7 @@ The score is the cosine of the two embeddings: 1 for the same recording, less fo
 two. It holds for recordings like those of the training. In noise, or behind other talkers, it is far too strict: more
 than half of the pairs of one speaker are called different there on the mini corpus. Then make a calibration from
 recordings of your own, which `python local/calibrate.py --help` tells how to do, or compare the score with those of
-pairs that you know. A network that was trained on the clusters is too sure of them, the final one most of all: take what
+pairs that you know. A network that was trained on the clusters is too sure of them, the final one most: take what
 it says of likelihoods with a pinch of salt. Where nobody speaks, in noise or music, the answer means nothing.
 """
 
