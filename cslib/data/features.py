@@ -58,6 +58,9 @@ def with_edges(audio: Tensor, snip_edges: bool, lengths: Tensor | None) -> Tenso
 def _mirrored(audio: Tensor, before: int, count: int, lengths: Tensor | None) -> Tensor:
     """From `before` samples ahead of the audio to the end of its last frame, mirrored where it ends."""
     size = (count - 1) * FRAME_SHIFT + FRAME_LENGTH
+    after = size - before - audio.shape[-1]   # from 41 to 200
+    if lengths is None and audio.shape[-1] >= max(before, after):   # gathering single samples takes ten times as long
+        return torch.cat([audio[..., :before].flip(-1), audio, audio[..., audio.shape[-1] - after:].flip(-1)], dim=-1)
     place = torch.arange(-before, size - before, device=audio.device)
     length = audio.shape[-1] if lengths is None else lengths.clamp(min=1)[:, None]
     place = place % (2 * length)
@@ -191,8 +194,11 @@ def without_silence(samples: np.ndarray) -> np.ndarray:
     if not num_frames(len(samples)):
         return samples
     voiced = energy_vad(torch.from_numpy(samples)[None] / 32768)[0].numpy()
-    kept = voiced[np.minimum(np.arange(len(samples)) // FRAME_SHIFT, len(voiced) - 1)]
-    return samples[kept] if kept.any() else samples
+    if not voiced.any():
+        return samples
+    end = min(len(samples) // FRAME_SHIFT, len(voiced) - 1)   # the last frame has what is left
+    kept = samples[: end * FRAME_SHIFT].reshape(end, FRAME_SHIFT)[voiced[:end]].ravel()
+    return np.concatenate([kept, samples[end * FRAME_SHIFT :]]) if voiced[end] else kept
 
 
 def log_energy(audio: Tensor, lengths: Tensor | None = None, snip_edges: bool = False) -> Tensor:
