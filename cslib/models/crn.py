@@ -61,7 +61,8 @@ class Crn(Enhancer):
         self.decoder = nn.ModuleList(
             Up(2 * widths[stage], widths[stage - 1] if stage > 1 else 2, bands[stage - 1], config.causal, stage == 1)
             for stage in stages)
-        with torch.no_grad():  # a mask of one: learning starts from the noisy speech, not from something worse
+        with torch.no_grad():  # nearly a mask of one: learning starts from the noisy speech, not from something worse
+            self.decoder[-1].convolution.weight.mul_(0.1)
             self.decoder[-1].convolution.bias.copy_(torch.tensor([unit_mask(), 0.0]))
 
     def estimate(self, spectrum: Tensor, inside: Tensor | None) -> Tensor:

@@ -89,7 +89,8 @@ class Ccr(Objective):
         if self.regulariser is None:
             return Losses(native, parts, health)
         measure = self.training and self.step % self.config.regulariser.measure_every == 0
-        weight, warming = self.weight(), self.step < self.config.regulariser.warmup_steps
+        weight = self.weight()
+        warming = weight < self.config.regulariser.weight
         value, signs = self.regulariser(enhanced, clean, noisy, negatives, measure, warming)
         if measure:
             self.gradient_norms.copy_(torch.stack([gradient_norm(loss, enhanced) for loss in (native, weight * value)]))
@@ -107,9 +108,10 @@ class Ccr(Objective):
                 self.regulariser.curriculum.update(self.quality)
 
     def weight(self) -> float:
-        """lambda(t): rises linearly over the warm-up, constant after it."""
+        """lambda(t): 0 for a while, rises linearly over the warm-up, constant after it."""
         config = self.config.regulariser
-        return config.weight * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        risen = (self.step + 1 - config.delay_steps) / max(1, config.warmup_steps)
+        return config.weight * min(1.0, max(0.0, risen))
 
     @torch.no_grad()
     def _rate(self) -> None:

@@ -39,7 +39,9 @@ MODES = {"none": False,         # nothing is added
 class RegulariserConfig:
     mode: str = "ccr"               # none | positive | cr | ccr, or a control: hard_only | literal | cr_matched
     weight: float = 0.1             # lambda; try what makes the term 0.1 to 0.3 of the native loss in the beginning
-    warmup_steps: int = 500         # over which the weight rises from 0; enhanced speech is near the noisy one at first
+    # Learning starts at the noisy speech. As long as it is near that, being pushed from it outweighs all else by far.
+    delay_steps: int = 500          # for so long the weight is 0
+    warmup_steps: int = 500         # over which it then rises
     gamma: float = 0.25             # a negative weighs 1 - gamma until it is beaten, 1 + gamma then; 0 = fixed weights
     group_weights: list[float] = field(default_factory=list)  # omega, one for each group; none: the space's
     measure_every: int = 50         # steps; how often the gradients of both losses are compared, a backward pass more
@@ -49,6 +51,7 @@ class RegulariserConfig:
         demands = [
             (self.mode in MODES, "mode", f"one of {', '.join(MODES)}"),
             (0 < self.weight < math.inf or self.mode == "none", "weight", "more than 0, or mode: none"),
+            (self.delay_steps >= 0, "delay_steps", "0 or more"),
             (self.warmup_steps >= 0, "warmup_steps", "0 or more"),
             (0 <= self.gamma < 1, "gamma", "0 or more and less than 1"),
             (all(0 <= weight < math.inf for weight in self.group_weights), "group_weights", "numbers of 0 or more"),

@@ -237,13 +237,14 @@ def test_digital_silence_stays_silent(name):
 
 
 @every_network
-def test_learning_starts_near_the_noisy_speech(name):
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(3))
+def test_learning_starts_near_the_noisy_speech(name, seed):
+    torch.manual_seed(seed)
     audio, fresh = noise(2, 8000), network(name)
     for part in fresh.modules():
         if isinstance(part, (nn.BatchNorm2d, nn.LayerNorm, nn.GRU)) and hasattr(part, "reset_parameters"):
             part.reset_parameters()
-    assert nn.functional.cosine_similarity(fresh.train()(audio), audio).min() > 0.7
+    assert nn.functional.cosine_similarity(fresh.train()(audio), audio).min() > 0.9
 
 
 @every_network

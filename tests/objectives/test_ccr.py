@@ -303,9 +303,11 @@ def data(tmp_path_factory):
     return root
 
 
-def config_of(data, mode="ccr", every=2, measure="si_sdr", negatives=("poor", "good"), warmup_steps=0, **values):
+def config_of(data, mode="ccr", every=2, measure="si_sdr", negatives=("poor", "good"), warmup_steps=0, delay_steps=0,
+              **values):
     return Config([data / name for name in negatives], PairConfig(0.25),
-                  RegulariserConfig(mode, warmup_steps=warmup_steps, measure_every=2, space=LOGMEL, **values),
+                  RegulariserConfig(mode, warmup_steps=warmup_steps, delay_steps=delay_steps, measure_every=2,
+                                    space=LOGMEL, **values),
                   ValidationConfig(data / "valid", measure, 4, every))
 
 
@@ -378,12 +380,13 @@ def test_gradients_of_both_losses_are_measured_now_and_then(data):
     assert made.state_dict()["gradient_norms"][0] > 0
 
 
-def test_lambda_rises_over_the_warm_up(data):
-    made = objective(data, weight=0.2, warmup_steps=4)
+@pytest.mark.parametrize("delay", [0, 7])
+def test_lambda_is_nothing_at_first_and_rises_over_the_warm_up(data, delay):
+    made = objective(data, weight=0.2, delay_steps=delay, warmup_steps=4)
     found = []
-    for made.step in (0, 1, 3, 50):
+    for made.step in (delay // 2 - 1, delay, delay + 1, delay + 3, delay + 50):
         found.append(made.weight())
-    assert found == pytest.approx([0.05, 0.1, 0.2, 0.2])
+    assert found == pytest.approx([0.0, 0.05, 0.1, 0.2, 0.2])
 
 
 def test_quality_is_the_mean_over_all_recordings_and_so_are_those_of_the_negatives(data):
@@ -549,7 +552,8 @@ def test_a_config_file_can_set_all_of_it(tmp_path):
 
 @pytest.mark.parametrize("values, told", [
     ({"mode": "clean"}, "mode: clean"), ({"weight": 0.0}, "weight: 0.0"), ({"weight": -1.0}, "weight"),
-    ({"gamma": 1.0}, "gamma"), ({"warmup_steps": -1}, "warmup_steps"), ({"measure_every": 0}, "measure_every"),
+    ({"gamma": 1.0}, "gamma"), ({"warmup_steps": -1}, "warmup_steps"),
+    ({"delay_steps": -1}, "delay_steps"), ({"measure_every": 0}, "measure_every"),
     ({"group_weights": [-1.0]}, "group_weights")])
 def test_a_value_that_makes_no_sense_is_refused(values, told):
     with pytest.raises(UserError, match=told):
