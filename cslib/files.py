@@ -95,6 +95,11 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> tqdm
                 file=_Lines())
 
 
+def warn(sentence: str) -> None:
+    """To standard error: something to know of, which stops nothing."""
+    print(f"warning: {sentence}", file=sys.stderr)
+
+
 def aligned(cells: Sequence[Sequence[str]]) -> str:
     """Lines of as many cells each as text in columns, the first of them to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.config import UserError, run
-from cslib.data.class_preparation import warn
 from cslib.data.labels import numbered_labels
 from cslib.embeddings import read_embeddings
-from cslib.files import write_json
+from cslib.files import warn, write_json
 from cslib.scoring.calibration import Uncalibrated, calibrate, calibration_path, count_pairs
 from cslib.training.checkpoint import digest
 

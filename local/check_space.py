@@ -17,7 +17,8 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.data.pairs import PairedUtterances
-from cslib.enhancement.space_check import check_space, table
+from cslib.enhancement.space_check import check_space, doubts, table
+from cslib.files import warn
 from cslib.representations import SpaceConfig, open_space
 
 
@@ -39,7 +40,10 @@ def main(options: Options) -> None:
         return
     pairs = PairedUtterances.open(options.pairs, [folder / options.pairs.name for folder in options.negatives])
     rows = np.unique(np.linspace(0, len(pairs) - 1, options.recordings).round().astype(int))
-    print(table(check_space(space, pairs, rows, options.device)))
+    checks = check_space(space, pairs, rows, options.device)
+    print(table(checks))
+    for doubt in doubts(checks):
+        warn(doubt)
 
 
 if __name__ == "__main__":

@@ -48,11 +48,14 @@ class Options:
     test: Path  # data/<corpus>/test, the pairs that were scored
     noisy: Path  # their scores before they were enhanced
     recipe: str = "voicebank"  # folder of the recipe under egs/
+    systems: str = ""  # which of the scores, with commas between; all of them without it
     seconds: Path | None = None  # JSON {stage: seconds}; none is known without it
 
 
 def main(options: Options) -> None:
-    found = {path.stem: Scores.read(path) for path in (options.exp / "scores").glob("*.tsv")}
+    wanted = options.systems.split(",") if options.systems else ["*"]
+    paths = [path for name in wanted for path in (options.exp / "scores").glob(f"{name}.tsv")]
+    found = {path.stem: Scores.read(path) for path in paths}
     if not found:
         raise UserError(f"{options.exp}/scores: holds no scores; run local/score_enhancement.py first")
     found["noisy"] = Scores.read(options.noisy)

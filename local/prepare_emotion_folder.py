@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 from cslib.config import UserError, run
 from cslib.data.audio_files import AUDIO_SUFFIXES, Checks
-from cslib.data.class_preparation import TABLE, Recording, prepare_classes, warn
+from cslib.data.class_preparation import TABLE, Recording, prepare_classes
 from cslib.data.classes import deal_speakers
+from cslib.files import warn
 from local.prepare_folder import refuse_overlap, remove_set, unique_ids, walk
 
 COLUMNS = ("path", "label", "speaker")

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.config import UserError, run
-from cslib.data.class_preparation import Recording, prepare_classes, warn
+from cslib.data.class_preparation import Recording, prepare_classes
 from cslib.data.classes import DEVELOPMENT, TRAIN
+from cslib.files import warn
 
 CLASSES = {"A": "angry", "H": "happy", "N": "neutral", "S": "sad", "D": "disgust"}
 PARTS = {"Train": TRAIN, "Development": DEVELOPMENT, "Validation": DEVELOPMENT, "Test1": "test1"}

@@ -16,12 +16,14 @@ from cslib.files import write_lines
 
 @dataclass
 class Options:
-    scores: str  # tables of the same recordings, with commas between; each is called after its file
+    scores: str  # tables of the same recordings, with commas between; each is called after its file, or path
     out: Path | None = None  # Markdown file; it is printed without
 
 
 def main(options: Options) -> None:
-    scores = {Path(name).stem: Scores.read(Path(name)) for name in options.scores.split(",")}
+    paths = [Path(name) for name in options.scores.split(",")]
+    unlike = len({path.stem for path in paths}) == len(paths)
+    scores = {path.stem if unlike else str(path): Scores.read(path) for path in paths}
     whole = measured_in_all(scores)
     lines = ["| of | " + " | ".join(HEADLINE) + " | PESQ, 95 % | recordings | failed |",
              "|---" * (len(HEADLINE) + 4) + "|"]

@@ -9,7 +9,7 @@ import torchaudio
 
 from cslib.config import UserError
 from cslib.data.pairs import PairedUtterances
-from cslib.enhancement.space_check import check_space, table
+from cslib.enhancement.space_check import check_space, doubts, table
 from cslib.models import galr, mask_gru, resnet
 from cslib.representations import SpaceConfig, distances, open_space
 from cslib.representations.torchaudio import LayerGroups
@@ -223,5 +223,9 @@ def test_the_check_tells_how_distances_follow_noise_and_level(tmp_path):
         assert check.closer == [1.0, 0.0] and check.gain_change > 0.05
     invariant = check_space(open_space(SpaceConfig("encoder", final(tmp_path, "galr"))), opened, [0, 3, 5])
     assert max(check.gain_change for check in invariant) < 0.03
+    told = doubts(logmel)
+    assert len(told) == 1 and told[0].startswith("negative 2 is closer to the clean speech than the noisy speech is in "
+                                                 "only 0% to 0% of the recordings")
+    assert doubts([logmel[0]._replace(snr_correlation=-0.1, closer=[1.0])])[0].startswith("group 1 hardly tells")
     lines = table(logmel).splitlines()
     assert len(lines) == 3 and "100% 0%" in lines[1] and not any(map(math.isnan, (c.distance for c in logmel)))

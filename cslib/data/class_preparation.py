@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from cslib.data.audio_files import Checks
 from cslib.data.classes import ClassTable, Labelled
 from cslib.data.manifests import read_manifest
 from cslib.data.preparation import Source, prepare_set
+from cslib.files import warn
 
 TABLE = "emotions.tsv"
 # Of a published corpus nothing is left out for being short: figures are compared with those of others on all of it.
@@ -66,10 +66,6 @@ def compare_counts(corpus: str, table: ClassTable, published: dict[str, int]) ->
         return
     told = ", ".join(f"{found[name]:,} of {count:,} {name}" for name, count in published.items())
     warn(f"{corpus} has {len(table):,} of the {sum(published.values()):,} published utterances here ({told})")
-
-
-def warn(sentence: str) -> None:
-    print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _table(recordings: Iterable[Recording]) -> ClassTable:

@@ -19,6 +19,7 @@ from cslib.data.pairs import PairedUtterances
 from cslib.enhancement.levels import at_level
 from cslib.representations import Space, distances
 
+CLEARLY, ENOUGH = -0.3, 0.95  # what is wanted of snr_correlation and closer at least
 LONGEST = 10 * SAMPLE_RATE  # samples; of longer recordings the beginning is taken
 
 
@@ -26,7 +27,7 @@ class GroupCheck(NamedTuple):
     """What one group of features makes of a few recordings.
 
     distance         mean of d(noisy, clean)
-    snr_correlation  rank correlation of d(noisy, clean) with the SNR: should be clearly negative
+    snr_correlation  rank correlation of d(noisy, clean) with the SNR: should be clearly negative, -0.3 or less
     closer           [K] share of the recordings in which d(negative, clean) < d(noisy, clean): should be 0.95 or more
     gain_change      mean change of the noisy features when the audio is three times as loud, relative to their size
     """
@@ -58,6 +59,19 @@ def table(checks: list[GroupCheck]) -> str:
         lines.append(f"{group:5d}  {check.distance:15.4g}  {check.snr_correlation:25.2f}  {closer:>25}  "
                      f"{check.gain_change:20.1%}")
     return "\n".join(lines)
+
+
+def doubts(checks: list[GroupCheck]) -> list[str]:
+    """What speaks against the space and the negatives, a sentence each."""
+    found = [f"group {group} hardly tells noisier speech from less noisy one (rank correlation "
+             f"{check.snr_correlation:.2f}): leave it out by a group_weight of 0"
+             for group, check in enumerate(checks, start=1) if check.snr_correlation > CLEARLY]
+    for negative, shares in enumerate(zip(*(check.closer for check in checks), strict=True), start=1):
+        if min(shares) < ENOUGH:
+            found.append(f"negative {negative} is closer to the clean speech than the noisy speech is in only "
+                         f"{min(shares):.0%} to {max(shares):.0%} of the recordings, {ENOUGH:.0%} are wanted: one of a "
+                         "network that learnt for longer would be better")
+    return found
 
 
 def _look_at(space: Space, pairs: PairedUtterances, row: int,

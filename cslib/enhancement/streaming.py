@@ -52,8 +52,10 @@ def find_jobs(source: Path, out: Path, suffixes: Collection[str] = SUFFIXES) -> 
     if not source.exists():
         raise UserError(f"{source}: there is no such file or folder; check the path")
     mine, theirs = out.resolve(), source.resolve()
-    if mine == theirs or theirs in mine.parents or (source.is_file() and mine == theirs.parent):
+    if mine == theirs or theirs in mine.parents:
         raise UserError(f"{out}: lies in {source}, which is to be enhanced; choose another --out")
+    if source.is_file() and mine == theirs.parent:
+        raise UserError(f"{out}: holds {source.name}, which is to be enhanced; choose another --out")
     root = source if source.is_dir() else source.parent
     paths = [source] if source.is_file() else sorted(source.rglob("*"))
     jobs = [Job(path, _target(out / path.relative_to(root))) for path in paths
@@ -110,7 +112,7 @@ def enhance_file(network: Enhancer, device: torch.device | str, job: Job) -> int
             for piece in network.stream(_on(blocks, device), samples):
                 write_16_bit(out, piece.cpu().numpy())
     except (Unreadable, ValueError) as error:
-        raise UserError(f"{job.source}: cannot be read ({error}); make or copy it again") from None
+        raise UserError(f"{job.source}: cannot be read ({error}); make or copy it again, or take it away") from None
     return samples
 
 

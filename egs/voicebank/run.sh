@@ -109,7 +109,7 @@ keep_markers_in "$data"
 if stage 1 "data ($corpus)"; then
   noise=()
   if [ "$corpus" = mini ] || { [ "$corpus" = folder ] && ! [[ $noisy_dir && $test_noisy_dir ]]; }; then
-    # No noise is both in noise and in noise_test: networks are tested on noises that they never heard.
+    # No noise is both in noise and in noise_test, but of fewer than three, which is told.
     reads ${noise_dir:+"$noise_dir"}
     makes "$data"/{noise,noise_test}
     if [ -n "$noise_dir" ]; then noise=(--noise-dir "$noise_dir"); else noise=(--synthetic); fi
@@ -207,7 +207,8 @@ if stage 7 "results"; then
   write_seconds "$exp/seconds.json"
   continues "$exp/results.json" "$exp/spectrograms.png"
   run local/make_enhancement_results.py --exp "$exp" --corpus "$corpus" --backbone "$backbone" --seed "$seed" \
-    --test "$data/test" --noisy "$data/noisy.tsv" --seconds "$exp/seconds.json"
+    --test "$data/test" --noisy "$data/noisy.tsv" --systems "$(IFS=, && echo "none${regularised[*]:+,${regularised[*]}}")" \
+    --seconds "$exp/seconds.json"
 fi
 end_stages
 exit

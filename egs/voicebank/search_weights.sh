@@ -17,7 +17,9 @@ backbone=        # the network (default: that of the run)
 arms='positive cr ccr'     # which arms
 factors='0.2 0.5 1 2 5'    # the weights, in those of conf/arms
 data=            # prepared pairs (default: data/mini_pairs)
-space=           # final.pt of the encoder to compare in (default: that of the run)
+negatives='10 35 100'    # the run's networks that make negatives: what --negatives of run.sh was
+space=           # final.pt of an encoder to compare in, or logmel (default: the encoder of the run)
+bundle=          # --space holds the weights of this torchaudio model
 config=          # of the network (default: conf/mini/<backbone>.yaml)
 exp=             # folder for the trainings (default: <from>_weights)
 seed=1           # random seed of the trainings
@@ -26,7 +28,8 @@ device=cpu       # cpu or cuda
 parse_options "$@"
 
 required from
-absolute_paths from data space config exp
+absolute_paths from data config exp
+[ "$space" = logmel ] || absolute_paths space
 cd "$root"
 ((jobs > 0)) || fail "--jobs is at least 1"
 read -ra arms_asked <<<"$arms"
@@ -38,21 +41,26 @@ done
 [ -n "$backbone" ] || backbone=$(sed -n '/^network:/,$s/^ *name: *//p' "$from/none/config.yaml" 2>/dev/null | head -n 1 || true)
 [ -n "$backbone" ] || fail "--from: there is no $from/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
 data=${data:-data/mini_pairs} space=${space:-$from/space/checkpoints/final.pt} exp=${exp:-${from}_weights}
+in_space=(--objective.regulariser.space.name encoder --objective.regulariser.space.checkpoint "$space")
+[ -z "$bundle" ] || in_space=(--objective.regulariser.space.name torchaudio
+  --objective.regulariser.space.checkpoint "$space" --objective.regulariser.space.bundle "$bundle")
+[ "$space" != logmel ] || in_space=(--objective.regulariser.space.name logmel)
 config=${config:-egs/voicebank/conf/mini/$backbone.yaml} arm_configs=egs/voicebank/conf/arms
 for file in "$config" "$space" "${arms_asked[@]/%/.yaml}"; do
-  [[ -f $file || -f $arm_configs/$file ]] || fail "there is no file $file; check the name, or run egs/voicebank/run.sh"
+  [[ $file == logmel || -f $file || -f $arm_configs/$file ]] || fail "there is no file $file; check the name, or run egs/voicebank/run.sh"
 done
 for set in train valid; do
   [ -d "$data/$set" ] || fail "there is no $data/$set: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
 done
-list='' networks=()
-for folder in "$from"/none*/; do
-  folder=${folder%/}
-  if [ -d "$folder/enhanced/train" ] && [ -d "$folder/enhanced/valid" ]; then
-    list+="${list:+, }\"$folder/enhanced\"" networks+=("$folder/checkpoints/final.pt")
-  fi
+list='' read_too=()
+[ "$space" = logmel ] || read_too=("$space")
+for share in $negatives; do
+  folder=$from/none_$share
+  [ "$share" != 100 ] || folder=$from/none
+  [[ -d $folder/enhanced/train && -d $folder/enhanced/valid ]] ||
+    fail "--from: there is no $folder/enhanced: run 'bash egs/voicebank/run.sh --stop-stage 3' for it first"
+  list+="${list:+, }\"$folder/enhanced\"" read_too+=("$folder/checkpoints/final.pt")
 done
-[ -n "$list" ] || fail "--from: $from has no negatives: run 'bash egs/voicebank/run.sh --stop-stage 3' for it first"
 . ./path.sh
 cslib_also_needs egs/voicebank/requirements.txt
 export OMP_NUM_THREADS=1
@@ -63,12 +71,11 @@ try_weight() {
   weight=$(awk -v factor="${1##*_}" '/ weight: /{ sub(/.* weight: /, ""); print factor * $0 }' "$arm_configs/$arm.yaml")
   keep_markers_in "$folder"
   if stage 1 "train $arm with a weight of $weight"; then
-    reads "$space" "$data"/{train,valid}/{clean,noisy}/cuts.jsonl.gz "${networks[@]}"
+    reads "$data"/{train,valid}/{clean,noisy}/cuts.jsonl.gz "${read_too[@]}"
     continues "$folder/checkpoints"
     run local/train.py --config "$config" --config "$arm_configs/$arm.yaml" --data "$data/train" --exp "$folder" \
       --seed "$seed" --device "$device" --training.workers 0 --objective.validation.pairs "$data/valid" \
-      --objective.negatives "[$list]" --objective.regulariser.space.name encoder \
-      --objective.regulariser.space.checkpoint "$space" --objective.regulariser.weight "$weight"
+      --objective.negatives "[$list]" --objective.regulariser.weight "$weight" "${in_space[@]}"
   fi
   if stage 2 "enhance and score the validation pairs"; then
     makes "$folder/enhanced/valid"

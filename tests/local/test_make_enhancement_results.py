@@ -1,6 +1,7 @@
 """results.json of an enhancement run: its rows, gains over `none`, and when negatives were beaten."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,12 @@ def test_rows_gains_and_picture(options, capsys):
     printed = capsys.readouterr().out
     assert "cr over none: PESQ +1.000 [+1.000, +1.000]" in printed
     assert "cr: negatives beaten by step 30, never" in printed
+
+
+def test_scores_of_systems_that_are_not_asked_for_do_not_count(options):
+    script.main(replace(options, systems="none,cr"))
+    results = json.loads((options.exp / "results.json").read_text())
+    assert [row["system"] for row in results["rows"]] == ["noisy", "none", "cr"]
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):

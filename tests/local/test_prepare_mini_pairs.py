@@ -69,6 +69,20 @@ def test_counts_ratios_and_levels(options):
             assert -33 < 20 * np.log10(np.sqrt(np.mean(clean**2)) / 32768) < -19
 
 
+def test_noises_of_the_test_are_those_held_out_for_it(options):
+    def likeness(noise, bank):
+        """Largest cosine of the noise with a piece of the bank's recording of that length."""
+        recording = np.random.default_rng(bank).integers(-9000, 9000, 20_000).astype(float)
+        recording = np.tile(recording, len(noise) // len(recording) + 2)
+        size = 1 << (len(recording) + len(noise)).bit_length()
+        products = np.fft.irfft(np.fft.rfft(recording, size) * np.fft.rfft(noise, size).conj(), size)
+        return products.max() / np.linalg.norm(noise) / np.linalg.norm(recording[:len(noise)])
+
+    for name, bank in (("train", 0), ("valid", 0), ("test", 1)):
+        noisy, clean = PairedUtterances.open(options.out / name).read(0).astype(float)
+        assert likeness(noisy - clean, bank) > 0.6 > 0.1 > likeness(noisy - clean, 1 - bank)
+
+
 def test_there_is_silence_in_the_speech_and_none_in_the_clean_side(options):
     def silent_blocks(samples):
         return (samples[:len(samples) // 160 * 160].reshape(-1, 160) == 0).all(axis=1).sum()

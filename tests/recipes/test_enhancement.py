@@ -79,6 +79,14 @@ def test_help_lists_every_stage_and_option(tmp_path: Path) -> None:
         assert f"\n  --{option} " in done.stdout
 
 
+def test_arms_differ_in_what_they_are_compared_for() -> None:
+    found = {path.stem: load_yaml(path)["objective"]["regulariser"] for path in (CONF / "arms").iterdir()}
+    assert {arm: (values["mode"], values.get("gamma")) for arm, values in found.items()} == {
+        "none": ("none", None), "positive": ("positive", None), "cr": ("cr", None), "ccr": ("ccr", 0.25),
+        "fixed": ("ccr", 0.0), "hard_only": ("hard_only", 0.25), "cr_matched": ("cr_matched", 0.25),
+        "literal": ("literal", None)}
+
+
 def test_every_config_is_one_that_training_takes() -> None:
     from cslib.config import parse
     from local.train import options_of_command
