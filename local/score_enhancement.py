@@ -21,7 +21,10 @@ from pathlib import Path
 
 from cslib.config import UserError, run
 from cslib.enhancement.folders import score_folders
-from cslib.enhancement.measures import HEADLINE
+from cslib.enhancement.measures import HEADLINE, MEASURES
+from cslib.files import warn
+
+NEAR = 0.01  # of what others found: they print two digits
 
 
 @dataclass
@@ -29,12 +32,14 @@ class Options:
     clean: Path  # folder of clean recordings
     enhanced: Path  # folder of enhanced recordings, of the same names; noisy ones give the floor to beat
     out: Path | None = None  # table of all measures of every file, with tabs between its columns
+    expected: str = ""  # means that others found for these very recordings, as pesq=1.97,stoi=0.92; others are told
     nj: int = os.cpu_count() or 1  # processes; the result does not depend on it
 
 
 def main(options: Options) -> None:
     if options.nj < 1:
         raise UserError(f"--nj {options.nj}: give at least one process")
+    expected = expected_means(options.expected)
     scores = score_folders(options.clean, options.enhanced, options.nj)
     if options.out:
         scores.write(options.out)
@@ -44,7 +49,24 @@ def main(options: Options) -> None:
     intervals = scores.intervals()
     intervals = {f"{name}_ci95": intervals[name] for name in HEADLINE}
     counts = {"files": len(scores.names), "failed": len(failures)}
-    print(json.dumps({**scores.means(), **intervals, **counts}))
+    means = scores.means()
+    print(json.dumps({**means, **intervals, **counts}))
+    for name, wanted in expected.items():
+        if not abs(means[name] - wanted) < NEAR:   # nor where there is no mean
+            warn(f"{options.enhanced}: {name} is {means[name]:.3f}, and others found {wanted:g} for these recordings; "
+                 "look at how they were resampled and paired before anything is trained on them")
+
+
+def expected_means(text: str) -> dict[str, float]:
+    """{measure: mean} of "pesq=1.97,stoi=0.92". Raises UserError for anything else."""
+    try:
+        found = {name: float(value) for name, value in (part.split("=") for part in text.split(",") if part)}
+    except ValueError:
+        raise UserError(f"--expected {text}: write it as pesq=1.97,stoi=0.92") from None
+    if unknown := set(found) - set(MEASURES):
+        raise UserError(f"--expected: there is no measure {', '.join(sorted(unknown))}; there are: "
+                        f"{', '.join(MEASURES)}")
+    return found
 
 
 if __name__ == "__main__":

@@ -52,6 +52,21 @@ def test_prints_exactly_one_line_of_json_names_failures_and_writes_the_table(fol
     assert [path.name for path in table.parent.iterdir()] == ["table.tsv"]
 
 
+def test_means_unlike_those_that_others_found_are_told(folders, capsys):
+    options = {"clean": folders / "clean", "enhanced": folders / "enhanced", "nj": 1}
+    score_enhancement.main(Options(**options))
+    means = json.loads(capsys.readouterr().out)
+    near = f"stoi={means['stoi'] + 0.005:.4f},pesq={means['pesq']:.2f}"
+    score_enhancement.main(Options(**options, expected=near))
+    assert "warning" not in capsys.readouterr().err
+    score_enhancement.main(Options(**options, expected=f"stoi=0.5,pesq={means['pesq']:.2f}"))
+    told = capsys.readouterr().err
+    assert f"warning: {folders / 'enhanced'}: stoi is {means['stoi']:.3f}, and others found 0.5" in told
+    for wrong, told in (("pesq", "write it as pesq=1.97"), ("loud=3", "no measure loud")):
+        with pytest.raises(UserError, match=told):
+            score_enhancement.main(Options(**options, expected=wrong))
+
+
 def test_ends_with_one_sentence_and_status_1_and_leaves_an_old_table(folders):
     (folders / "enhanced" / "a.wav").unlink()
     (folders / "table.tsv").write_text("old")
