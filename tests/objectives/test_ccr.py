@@ -9,7 +9,7 @@ import soundfile
 import torch
 from torch.utils.data import default_collate
 
-from cslib.config import UserError, from_dict, to_dict
+from cslib.config import UserError, from_dict, load_yaml, to_dict
 from cslib.data.augment import AugmentConfig, to_float
 from cslib.data.banks import open_banks
 from cslib.data.pairs import PairConfig, PairedUtterances
@@ -30,13 +30,16 @@ from cslib.objectives.contrastive_regularisation import (
     gradient_norm,
 )
 from cslib.objectives.reconstruction import reconstruction_loss
-from cslib.representations import Space, SpaceConfig
+from cslib.representations import Space, SpaceConfig, open_space
 from cslib.training import checkpoint
 from cslib.training.distributed import Processes
 from cslib.training.loop import Trainer, TrainingConfig
-from tests.enhancement.speech import needs_pesq
+from tests.enhancement.speech import needs_pesq, talk
+from tests.enhancement.speech import noisy as noisy_speech
 from tests.enhancement.tiny_pairs import make_negative, make_pairs
+from tests.tiny_run import ROOT
 
+ARMS = sorted((ROOT / "egs/voicebank/conf/arms").glob("[!np]*.yaml"))   # of ratios; that of positive has a unit
 LOGMEL = SpaceConfig("logmel", groups=2)
 BATCH, SAMPLES = 3, 4000
 
@@ -287,6 +290,22 @@ def test_shares_of_a_batch_in_two_processes_give_the_gradient_of_the_whole(monke
         mine.backward()
         torch.testing.assert_close(mine, value)
         torch.testing.assert_close(part.grad[0] / 2, whole.grad[item])    # DDP averages over the two
+
+
+@pytest.mark.parametrize("path", ARMS, ids=lambda path: path.stem)
+def test_weights_of_the_recipe_neither_drown_the_native_loss_nor_drown_in_it(path):
+    """Half of the way from the noisy to the clean speech; weights taken over from other losses are off by a hundred."""
+    sides = [(talk(seed), noisy_speech(talk(seed), 5.0 * seed, seed=50 + seed)) for seed in range(3)]
+    clean, noisy = (torch.tensor(np.stack(side), dtype=torch.float32) for side in zip(*sides, strict=True))
+    enhanced = ((noisy + clean) / 2).requires_grad_()
+    made = ContrastiveRegulariser(
+        RegulariserConfig(**load_yaml(path)["objective"]["regulariser"]), open_space(LOGMEL), 1)
+    if made.config.mode == "cr_matched":
+        made(enhanced, clean, noisy, [0.7 * clean + 0.3 * noisy], measure=True)
+    value, _ = made(enhanced, clean, noisy, [0.7 * clean + 0.3 * noisy])
+    native, _ = reconstruction_loss(enhanced, clean)
+    assert 0.001 < made.config.weight * value / native < 0.5
+    assert 0.001 < made.config.weight * gradient_norm(value, enhanced) / gradient_norm(native, enhanced) < 2
 
 
 # The objective
