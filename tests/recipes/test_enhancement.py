@@ -153,7 +153,9 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
 
     # Weights are searched for on the validation pairs, from the negatives of that run.
     weights = ["--from", "exp", "--config", "conf/mask_gru.yaml", "--arms", "ccr", "--factors", "0.5 2", "--jobs", "2"]
-    done = search(tmp_path, *weights)
+    lacking = search(tmp_path, *weights)
+    assert (lacking.returncode, lacking.stdout) == (1, "") and "/exp/none_10/enhanced: run" in lacking.stderr
+    done = search(tmp_path, *weights, "--negatives", "50 100")
     assert done.returncode == 0, done.stdout + done.stderr
     table = (tmp_path / "exp_weights/table.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == ["| ccr_0.5", "| ccr_2"]
