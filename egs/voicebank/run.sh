@@ -109,7 +109,7 @@ keep_markers_in "$data"
 if stage 1 "data ($corpus)"; then
   noise=()
   if [ "$corpus" = mini ] || { [ "$corpus" = folder ] && ! [[ $noisy_dir && $test_noisy_dir ]]; }; then
-    # No noise is both in noise and in noise_test, but of fewer than three, which is told.
+    # No noise is both in noise and in noise_test, unless there are fewer than three, which is told.
     reads ${noise_dir:+"$noise_dir"}
     makes "$data"/{noise,noise_test}
     if [ -n "$noise_dir" ]; then noise=(--noise-dir "$noise_dir"); else noise=(--synthetic); fi
@@ -206,9 +206,10 @@ fi
 
 if stage 7 "results"; then
   write_seconds "$exp/seconds.json"
+  systems=$(IFS=, && echo "none${regularised[*]:+,${regularised[*]}}")
   continues "$exp/results.json" "$exp/spectrograms.png"
   run local/make_enhancement_results.py --exp "$exp" --corpus "$corpus" --backbone "$backbone" --seed "$seed" \
-    --test "$data/test" --noisy "$data/noisy.tsv" --systems "$(IFS=, && echo "none${regularised[*]:+,${regularised[*]}}")" \
+    --test "$data/test" --noisy "$data/noisy.tsv" --systems "$systems" \
     --seconds "$exp/seconds.json"
 fi
 end_stages

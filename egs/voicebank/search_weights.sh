@@ -28,6 +28,7 @@ device=cpu       # cpu or cuda
 parse_options "$@"
 
 required from
+[ -z "$bundle" ] || [[ -n $space && $space != logmel ]] || fail "--bundle $bundle: give the file of its weights with --space"
 absolute_paths from data config exp
 [ "$space" = logmel ] || absolute_paths space
 cd "$root"
@@ -47,7 +48,8 @@ in_space=(--objective.regulariser.space.name encoder --objective.regulariser.spa
 [ "$space" != logmel ] || in_space=(--objective.regulariser.space.name logmel)
 config=${config:-egs/voicebank/conf/mini/$backbone.yaml} arm_configs=egs/voicebank/conf/arms
 for file in "$config" "$space" "${arms_asked[@]/%/.yaml}"; do
-  [[ $file == logmel || -f $file || -f $arm_configs/$file ]] || fail "there is no file $file; check the name, or run egs/voicebank/run.sh"
+  [[ $file == logmel || -f $file || -f $arm_configs/$file ]] ||
+    fail "there is no file $file; check the name, or run egs/voicebank/run.sh"
 done
 for set in train valid; do
   [ -d "$data/$set" ] || fail "there is no $data/$set: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
