@@ -53,8 +53,9 @@ class Options:
 
 
 def main(options: Options) -> None:
-    wanted = options.systems.split(",") if options.systems else ["*"]
-    paths = [path for name in wanted for path in (options.exp / "scores").glob(f"{name}.tsv")]
+    folder = options.exp / "scores"
+    asked = [folder / f"{name}.tsv" for name in options.systems.split(",") if name]
+    paths = asked or folder.glob("*.tsv")
     found = {path.stem: Scores.read(path) for path in paths}
     if not found:
         raise UserError(f"{options.exp}/scores: holds no scores; run local/score_enhancement.py first")

@@ -65,7 +65,7 @@ def doubts(checks: list[GroupCheck]) -> list[str]:
     """What speaks against the space and the negatives, a sentence each."""
     found = [f"group {group} hardly tells noisier speech from less noisy one (rank correlation "
              f"{check.snr_correlation:.2f}): leave it out by a group_weight of 0"
-             for group, check in enumerate(checks, start=1) if check.snr_correlation > CLEARLY]
+             for group, check in enumerate(checks, start=1) if not check.snr_correlation <= CLEARLY]
     for negative, shares in enumerate(zip(*(check.closer for check in checks), strict=True), start=1):
         if min(shares) < ENOUGH:
             found.append(f"negative {negative} is closer to the clean speech than the noisy speech is in only "

@@ -12,6 +12,7 @@ from cslib.enhancement.folders import Scores
 from cslib.enhancement.measures import HEADLINE, MEASURES
 from cslib.models import mask_gru
 from local import make_enhancement_results as script
+from local import tabulate_scores
 from tests.enhancement.tiny_pairs import make_pairs
 
 
@@ -66,6 +67,17 @@ def test_scores_of_systems_that_are_not_asked_for_do_not_count(options):
     script.main(replace(options, systems="none,cr"))
     results = json.loads((options.exp / "results.json").read_text())
     assert [row["system"] for row in results["rows"]] == ["noisy", "none", "cr"]
+    with pytest.raises(UserError, match="ccr.tsv: no table of measures"):
+        script.main(replace(options, systems="none,ccr"))
+
+
+def test_tables_of_one_name_are_both_shown(options, capsys):
+    first = options.exp / "scores/none.tsv"
+    second = options.exp / "again/none.tsv"
+    Scores.read(first).write(second)
+    tabulate_scores.main(tabulate_scores.Options(f"{first},{second}"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {first}", f"| {second}"]
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
