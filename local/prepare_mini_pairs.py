@@ -37,6 +37,7 @@ class Options:
     noise_test: Path = Path("data/mini/noise_test")  # of prepare_noise.py, for the test
     out: Path = Path("data/mini_pairs")  # gets train/, valid/ and test/, each with clean/ and noisy/
     seed: int = 0  # that of prepare_mini.py: another one means other people
+    mix_train: bool = True  # false: training utterances stay clean, for a training that mixes every crop
     nj: int = 2  # processes; the result does not depend on it
     train_speakers: int = 90  # half of them women
     train_utterances: int = 6  # per training speaker
@@ -49,13 +50,14 @@ class Options:
 def main(options: Options) -> None:
     _check(options)
     claim(options.out, {name: str(value) for name, value in asdict(options).items()
-                        if name not in ("out", "nj", "noise", "noise_test")})
+                        if name not in ("out", "nj", "noise", "noise_test", "mix_train")})
     for number, name in enumerate(("train", "valid", "test")):
         folder = options.out / name
         if not (folder / "speech" / "cuts.jsonl.gz").exists():
             write_set(folder / "speech", _speak_all(options, name, number))
         noise, snrs = (options.noise_test, TEST_SNRS) if name == "test" else (options.noise, TRAIN_SNRS)
-        mix_set(folder / "speech", noise, folder, snrs, (options.seed, number), options.nj)
+        if name != "train" or options.mix_train:
+            mix_set(folder / "speech", noise, folder, snrs, (options.seed, number), options.nj)
 
 
 def _check(options: Options) -> None:

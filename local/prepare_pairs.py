@@ -7,8 +7,9 @@
         --test-clean-dir b/clean --noise-test data/mixed/noise_test --data data/mixed
 
 The first form takes pairs as they are: files of equal names and lengths, in any tree. The second mixes clean speech
-with noise, once, and keeps what comes out, and the speech as it was before in <set>/speech; nothing of the training
-noise is in that of the test. Recordings may have any sampling rate and number of channels: what is not 16 kHz mono is
+with noise, once, and keeps what comes out, and the speech as it was before in <set>/speech (of the training set that
+alone with --mix-train false, for a training that mixes every crop anew); nothing of the training noise is in that of
+the test. Recordings may have any sampling rate and number of channels: what is not 16 kHz mono is
 converted once. A share of the training recordings, whole folders of them where there are four or more, is held out to
 validate with.
 """
@@ -43,6 +44,7 @@ class Options:
     valid_share: float = 0.05           # of the training recordings, held out to validate with
     snrs: tuple[float, ...] = TRAIN_SNRS       # dB, signal-to-noise ratios that training and validation are mixed at
     test_snrs: tuple[float, ...] = TEST_SNRS   # dB, those of the test
+    mix_train: bool = True              # false: training recordings stay clean, for a training that mixes every crop
     seed: int = 0                       # of what is held out, and of the mixing
     min_seconds: float = 0.5            # shorter recordings are left out; PESQ cannot judge them
     nj: int = os.cpu_count() or 1       # processes; the result does not depend on it
@@ -58,7 +60,7 @@ def main(options: Options) -> None:
     refuse_unequal([pair for pairs in sets.values() for pair in pairs if pair.noisy != pair.clean], options.nj)
     # The noise is known by what it holds, to `mix_set`.
     settings = {name: value for name, value in asdict(options).items()
-                if name not in ("data", "nj", "noise", "noise_test")}
+                if name not in ("data", "nj", "noise", "noise_test", "mix_train")}
     claim(options.data, {name: str(value.resolve() if isinstance(value, Path) else value)
                          for name, value in settings.items()})
     checks = Checks(min_seconds=options.min_seconds)
@@ -69,7 +71,8 @@ def main(options: Options) -> None:
         if noise:
             snrs = options.test_snrs if name == "test" else options.snrs
             speech = _prepare_speech(options.data / name / "speech", sets[name], checks, options.nj)
-            mix_set(speech, noise, options.data / name, snrs, (options.seed, number), options.nj)
+            if name != "train" or options.mix_train:
+                mix_set(speech, noise, options.data / name, snrs, (options.seed, number), options.nj)
         else:
             prepare_pairs(options.data / name, sets[name], checks, options.nj)
 
@@ -81,6 +84,8 @@ def _check(options: Options) -> None:
         if len(given) != wanted:
             raise UserError(f"{part}clean_dir: goes with one of {noisy} (the same recordings, noisy) and {noise} (to "
                             f"mix with), here are {len(given)}")
+    if options.noisy_dir and not options.mix_train:
+        raise UserError("mix_train: false is for clean speech and --noise; what --noisy-dir holds is mixed already")
     if options.noise and options.noise_test and options.noise.resolve() == options.noise_test.resolve():
         raise UserError(f"noise_test: {options.noise_test} is the training noise too; give noise that it does not hold")
     if not 0 < options.valid_share < 1:

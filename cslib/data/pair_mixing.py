@@ -96,7 +96,7 @@ def write_pair(places: Places, seed: tuple[int, ...], mixing: Mixing) -> int:
     if not all(path.exists() for path in paths):
         rng = np.random.default_rng([*seed, mixing.row, 1])
         speech = utterances.read(mixing.row)
-        noise = _audible_crop(rng, banks.noise[mixing.kind], len(speech))
+        noise = audible_crop(rng, banks.noise[mixing.kind], len(speech))
         for path, samples in zip(paths, mix(rng, speech, noise, mixing.snr), strict=True):
             with writing(path) as temporary:
                 soundfile.write(temporary, samples, SAMPLE_RATE, "PCM_16", format="FLAC")
@@ -116,7 +116,8 @@ def mix(rng: np.random.Generator, speech: np.ndarray, noise: np.ndarray, snr: fl
     return np.rint(gain * clean).astype(np.int16), np.rint(gain * noisy).astype(np.int16)
 
 
-def _audible_crop(rng: np.random.Generator, bank: NoiseBank, frames: int) -> np.ndarray:
+def audible_crop(rng: np.random.Generator, bank: NoiseBank, frames: int) -> np.ndarray:
+    """int16 [frames], not silent. Raises UserError when the bank hardly holds anything else."""
     for _ in range(100):
         crop = bank.crop(rng, frames)
         if crop.any():

@@ -10,7 +10,7 @@ The paper's equations were not available: this is a reconstruction (see cslib/ob
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +19,11 @@ from torch import Tensor, nn
 
 from cslib.config import UserError, find
 from cslib.data.augment import to_float
-from cslib.data.pairs import PairConfig, PairedUtterances, Pairs
+from cslib.data.mixed_pairs import MixedPairs
+from cslib.data.pairs import SIDES, PairConfig, PairedUtterances, Pairs
+from cslib.data.utterances import Utterances
 from cslib.enhancement.levels import at_level
+from cslib.enhancement.streaming import load_enhancer
 from cslib.enhancement.validation import Validation, ValidationConfig
 from cslib.objectives import Losses, Objective, Task
 from cslib.objectives.contrastive_regularisation import ContrastiveRegulariser, RegulariserConfig, gradient_norm
@@ -30,16 +33,35 @@ from cslib.representations import open_space
 
 @dataclass
 class Config:
-    negatives: list[Path] = field(default_factory=list)   # K folders with <set>/<id>.wav, from networks without it
+    # K folders with <set>/<id>.wav, which networks without it enhanced; or K final.pt of such networks, run on the spot
+    negatives: list[Path] = field(default_factory=list)
     pairs: PairConfig = field(default_factory=PairConfig)                       # crops
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)   # what is added to the native loss
     validation: ValidationConfig = field(default_factory=ValidationConfig)      # what the curriculum goes by
 
+    @property
+    def negative_networks(self) -> list[Path]:
+        """Those that the mode needs and that are networks."""
+        return [path for path in self.negatives if self.regulariser.needs_negatives and Path(path).is_file()]
 
-def open_data(folder: Path, config: Config) -> PairedUtterances:
-    """data/<corpus>/<set>, with what the negatives' folders hold for a set of this name, if the mode needs them."""
-    negatives = config.negatives if config.regulariser.needs_negatives else []
-    return PairedUtterances.open(folder, [Path(negative) / Path(folder).name for negative in negatives])
+    @property
+    def enhanced_folders(self) -> list[Path]:
+        """Those that the mode needs and that are folders of recordings."""
+        return [path for path in self.negatives if self.regulariser.needs_negatives and not Path(path).is_file()]
+
+
+def open_data(folder: Path, config: Config) -> PairedUtterances | Utterances:
+    """data/<corpus>/<set>, with what the negatives' folders hold for a set of this name, if the mode needs them.
+
+    Of a set that has no two sides, clean speech to be mixed with noise, just that.
+    """
+    if not any((Path(folder) / side).is_dir() for side in SIDES):
+        return Utterances.open(folder)
+    return _open_pairs(folder, config)
+
+
+def _open_pairs(folder: Path, config: Config) -> PairedUtterances:
+    return PairedUtterances.open(folder, [Path(negative) / Path(folder).name for negative in config.enhanced_folders])
 
 
 def build(config: Config, task: Task) -> Ccr:
@@ -54,17 +76,20 @@ class Ccr(Objective):
         super().__init__()
         _check(config, task)
         self.config = config
-        self.dataset = Pairs(task.utterances, config.pairs, task.seed)
+        self.dataset = Pairs(task.utterances, config.pairs, task.seed) \
+            if isinstance(task.utterances, PairedUtterances) \
+            else MixedPairs(task.utterances, task.banks.noise, config.pairs, task.seed)
         self.network = find("models", task.network.name).build(task.network)
         if not hasattr(self.network, "enhance"):
             raise UserError(f"network.name: {task.network.name} enhances nothing; give crn, mask_gru or tf_conformer")
         self.regulariser = None
         if config.regulariser.mode != "none":
             self.regulariser = ContrastiveRegulariser(config.regulariser, open_space(config.regulariser.space),
-                                                      len(task.utterances.enhanced))
+                                                      len(config.negative_networks) or len(config.enhanced_folders))
+        self.negatives = NegativeNetworks(config.negative_networks)
         self.validation = None
         if config.validation.pairs:
-            self.validation = Validation(open_data(config.validation.pairs, config), config.validation)
+            self.validation = Validation(_open_pairs(config.validation.pairs, config), config.validation)
         self.register_buffer("rated", torch.tensor(False))             # noisy speech and negatives have been measured
         self.register_buffer("quality", torch.tensor(0.0))             # of the network when it was last measured
         self.register_buffer("gradient_norms", torch.zeros(2))         # of native loss and regulariser, the same
@@ -75,8 +100,10 @@ class Ccr(Objective):
     def digests(self) -> dict[str, str | None]:
         """What is read besides the training data, by content: a run with another space is another run."""
         space = self.config.regulariser.space.checkpoint if self.regulariser else None
-        return {"space": hashlib.sha256(space.read_bytes()).hexdigest() if space else None,
-                "validation": self.validation.pairs.digest() if self.validation else None}
+        networks = [_digest(path) for path in self.config.negative_networks]
+        return {"space": _digest(space) if space else None,
+                "validation": self.validation.pairs.digest() if self.validation else None,
+                **({"negatives": networks} if networks else {})}
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         if self.validation and not self.rated:
@@ -89,6 +116,8 @@ class Ccr(Objective):
         if self.regulariser is None:
             return Losses(native, parts, health)
         measure = self.training and self.step % self.config.regulariser.measure_every == 0
+        if self.regulariser.hears_negatives(measure):
+            negatives += self.negatives(noisy)
         weight = self.weight()
         warming = weight < self.config.regulariser.weight
         value, signs = self.regulariser(enhanced, clean, noisy, negatives, measure, warming)
@@ -116,12 +145,18 @@ class Ccr(Objective):
     @torch.no_grad()
     def _rate(self) -> None:
         """Measure the noisy speech, where the network starts, and the negatives, once in a training."""
-        found = self.quality.new_zeros(1 + len(self.validation.pairs.enhanced))
-        self._on_first_process(found, self.validation.of_recordings)
+        found = self.quality.new_zeros(1 + (len(self.regulariser.curriculum.qualities) if self.regulariser else 0))
+        self._on_first_process(found, self._qualities)
         self.quality.copy_(found[0])
         if len(found) > 1:
             self.regulariser.curriculum.qualities.copy_(found[1:])
         self.rated.fill_(True)
+
+    def _qualities(self) -> list[float]:
+        """[1 + K], those of the noisy speech and of the negatives."""
+        measure = self.validation
+        networks = [measure.of_network(network, self.quality.device) for network in self.negatives.networks]
+        return [*measure.of_recordings(), *networks]
 
     @staticmethod
     def _on_first_process(result: Tensor, measure: Callable[[], float | list[float]]) -> None:
@@ -144,10 +179,37 @@ class Ccr(Objective):
         return health
 
 
+class NegativeNetworks:
+    """Frozen networks that enhance a batch on the spot. No nn.Module, so that no checkpoint of the objective has them.
+
+    They follow the audio from device to device. Raises UserError when a file is no network for enhancement.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.networks = [load_enhancer(Path(path)) for path in paths]
+
+    @torch.no_grad()
+    def __call__(self, noisy: Tensor) -> list[Tensor]:
+        """[B, T] -> K of them"""
+        return [network.to(noisy.device)(noisy).float() for network in self.networks]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _check(config: Config, task: Task) -> None:
-    if not isinstance(task.utterances, PairedUtterances):
-        raise UserError("objective ccr: it learns from pairs of clean and noisy speech; give a set that holds both")
-    regulariser = config.regulariser
+    regulariser, paired = config.regulariser, isinstance(task.utterances, PairedUtterances)
+    if not paired and not task.banks.noise:
+        raise UserError("objective ccr: it learns from pairs of clean and noisy speech; give a set that holds both, or "
+                        "one of clean speech and --noise to mix it with")
+    if paired and task.banks.noise:
+        raise UserError("--noise: the pairs of this set are mixed already; leave it out, or give clean speech alone")
+    if not paired and config.enhanced_folders:
+        raise UserError("objective.negatives: nobody has enhanced beforehand what is mixed for every crop; give the "
+                        "final.pt of the networks, not what they enhanced")
+    if config.negative_networks and config.enhanced_folders:
+        raise UserError("objective.negatives: some are folders and some are files; give one or the other")
     if regulariser.needs_negatives and not config.negatives:
         raise UserError(f"objective.negatives: regulariser.mode {regulariser.mode} needs one or more folders of "
                         "recordings that networks without a regulariser enhanced; give them, or mode: cr")

@@ -125,6 +125,10 @@ class ContrastiveRegulariser(nn.Module):
             return curriculum_weights(self.curriculum.beaten, self.config.gamma, self.config.mode != "hard_only")
         return torch.eye(1, 1 + len(self.curriculum.qualities), device=self.group_weights.device)[0]
 
+    def hears_negatives(self, measure: bool) -> bool:
+        """Whether a step makes use of the negatives beside the noisy speech."""
+        return self.config.needs_negatives and (measure or self.config.mode != "cr_matched")
+
     def forward(self, enhanced: Tensor, clean: Tensor, noisy: Tensor, negatives: Sequence[Tensor] = (),
                 measure: bool = False, warming: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """All [B, T], K negatives -> the loss, without its weight lambda, and signs of health.
@@ -134,7 +138,7 @@ class ContrastiveRegulariser(nn.Module):
                  is kept
         """
         mode = self.config.mode
-        others = negatives if mode in ("ccr", "hard_only") or measure and mode == "cr_matched" else ()
+        others = negatives if self.hears_negatives(measure) else ()
         with torch.autocast(enhanced.device.type, enabled=False):
             found = self.compare(enhanced, clean, () if mode == "positive" else (noisy, *others))
             denominator = self._denominator(found, clean, noisy)

@@ -10,7 +10,8 @@
 #   1 data      the corpus folders                data/<corpus>/train, valid, test: pairs; the scores of the noisy test
 #   2 space     the clean side of train           exp/<run>/space: the encoder in whose features speech is compared
 #   3 none      train, valid, the config          exp/<run>/none, none_10, ...: networks without a regulariser,
-#                                                 and what they make of train and valid: the negatives
+#                                                 and what they make of train and valid: the negatives (with
+#                                                 --mixing anew the networks themselves are)
 #   4 arms      train, valid, space, negatives    exp/<run>/<arm>: one network for each arm
 #   5 enhance   the noisy side of test            exp/<run>/<arm>/enhanced/test
 #   6 score     the enhanced and the clean test   exp/<run>/scores
@@ -33,6 +34,7 @@ arms='none positive cr ccr'    # what is trained and compared; fixed, hard_only,
 negatives='10 35 100'    # networks that make negatives, by the share of the steps, in percent, that each learns for
 space=           # final.pt of an encoder to compare in, or logmel (default: one is trained, with space.yaml by the config)
 bundle=          # --space holds the weights of this torchaudio model, e.g. WAV2VEC2_BASE, and not our own
+mixing=once      # of mini, and of a folder with noise: once, pairs are kept; or anew, in training, for every crop
 data=            # folder for the prepared corpus (default: data/<corpus>_pairs)
 exp=             # folder for the run (default: exp/<corpus>_<backbone>)
 seed=1           # random seed of training; the corpus stays the same
@@ -64,6 +66,12 @@ existing_folders clean_dir noisy_dir test_clean_dir test_noisy_dir noise_dir voi
 [ -z "$bundle" ] || [ "$space" != logmel ] || fail "--bundle $bundle: its weights are a file, and --space is logmel"
 [ "$space" = logmel ] || absolute_paths space
 [ -z "$space" ] || [ "$space" = logmel ] || [ -f "$space" ] || fail "--space: there is no file $space"
+case $mixing in
+  once) ;;
+  anew) [ "$corpus" != voicebank ] || fail "--mixing anew: VoiceBank-DEMAND is mixed already"
+        [ -z "$noisy_dir" ] || fail "--mixing anew: $noisy_dir is mixed already; give --noise-dir in its place" ;;
+  *) fail "--mixing is once or anew, not '$mixing'" ;;
+esac
 for share in $negatives; do
   [[ $share =~ ^([1-9][0-9]?|100)$ ]] || fail "--negatives: '$share' is no percentage from 1 to 100"
 done
@@ -93,11 +101,15 @@ if [ "$gpus" -gt 0 ]; then
   found=$(python -c 'import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)')
   [ "$gpus" -le "$found" ] || fail "--gpus $gpus: torch can use $found GPUs here; --gpus 0 takes the CPU"
 fi
+learnt=$data/train speech=$data/train/clean mixed_in=() mix_train=()
+if [ "$mixing" = anew ]; then
+  learnt=$data/train/speech speech=$learnt mixed_in=(--noise "$data/noise") mix_train=(--mix-train false)
+fi
 check=(python local/train.py --config "$config" --config "$arm_configs/none.yaml" --data "$data/train" --exp "$exp"
   --print_config)
 whole=$("${check[@]}" 2>&1) || fail "$config: ${whole#error: }"
 steps=$(sed -n '/^training:/,/^[a-z]/s/^ *steps: \([0-9]*\)$/\1/p' <<<"$whole")
-[ -n "$space" ] || problem=$(python local/train.py --config "$beside/space.yaml" --data "$data/train/clean" --exp "$exp" \
+[ -n "$space" ] || problem=$(python local/train.py --config "$beside/space.yaml" --data "$speech" --exp "$exp" \
   --print_config 2>&1 >/dev/null) || fail "$beside/space.yaml: ${problem#error: }"
 in_space=(--space.name encoder --space.checkpoint "${space:-$exp/space/checkpoints/final.pt}")
 [ "$space" != logmel ] || in_space=(--space.name logmel)
@@ -119,7 +131,8 @@ if stage 1 "data ($corpus)"; then
   case $corpus in
     mini)   # 540 pairs of 90 speakers to learn from, 40 of 10 others to validate with, 80 of 20 others to test on
       makes "$data"/{made_from.json,train,valid,test}
-      run local/prepare_mini_pairs.py --noise "$data/noise" --noise-test "$data/noise_test" --out "$data" --nj "$nj" ;;
+      run local/prepare_mini_pairs.py --noise "$data/noise" --noise-test "$data/noise_test" --out "$data" --nj "$nj" \
+        "${mix_train[@]}" ;;
     folder)
       if [ -n "$noisy_dir" ]; then noise+=(--noisy-dir "$noisy_dir"); else noise+=(--noise "$data/noise"); fi
       if [ -n "$test_noisy_dir" ]; then
@@ -130,7 +143,7 @@ if stage 1 "data ($corpus)"; then
       reads "$clean_dir" "$test_clean_dir" ${noisy_dir:+"$noisy_dir"} ${test_noisy_dir:+"$test_noisy_dir"}
       makes "$data"/{made_from.json,train,valid,test}
       run local/prepare_pairs.py --clean-dir "$clean_dir" --test-clean-dir "$test_clean_dir" "${noise[@]}" \
-        --data "$data" --nj "$nj" ;;
+        --data "$data" --nj "$nj" "${mix_train[@]}" ;;
     voicebank)   # 10,802 pairs to learn from, 770 of p226 and p287 to validate with, 824 to test on
       reads "$voicebank"
       makes "$data"/{made_from.json,train,valid,test}
@@ -149,15 +162,15 @@ if stage 2 "the space to compare in" && [ -z "$space" ] && [ ${#regularised[@]} 
   continues "$exp/space/checkpoints"
   noise=()
   [ ! -d "$data/noise" ] || noise=(--noise "$data/noise")
-  run "${launcher[@]}" local/train.py --config "$beside/space.yaml" --data "$data/train/clean" "${noise[@]}" \
+  run "${launcher[@]}" local/train.py --config "$beside/space.yaml" --data "$speech" "${noise[@]}" \
     --exp "$exp/space" --seed "$seed" --device "$device"
 fi
 # FOLDER ARM [OPTION...]: a network, learnt into FOLDER/checkpoints. An interrupted training is continued. All arms
 # start from the same weights and see the same crops in the same order.
 train() {
   continues "$1/checkpoints"
-  run "${launcher[@]}" local/train.py --config "$config" --config "$arm_configs/$2.yaml" --data "$data/train" \
-    --exp "$1" --seed "$seed" --device "$device" --objective.validation.pairs "$data/valid" "${@:3}"
+  run "${launcher[@]}" local/train.py --config "$config" --config "$arm_configs/$2.yaml" --data "$learnt" \
+    "${mixed_in[@]}" --exp "$1" --seed "$seed" --device "$device" --objective.validation.pairs "$data/valid" "${@:3}"
 }
 
 # FOLDER SET: what its network makes of the noisy side of a set.
@@ -177,18 +190,23 @@ if stage 3 "networks without a regulariser, and the negatives that they make"; t
   for folder in "${graded[@]}"; do
     share=${folder##*none_}
     [ "$folder" = "$exp/none" ] || train "$folder" none --training.steps $(((steps * share + 99) / 100))
-    for set in train valid; do enhance "$folder" "$set"; done
+    [ "$mixing" = anew ] || enhance "$folder" train    # what is mixed anew is enhanced anew, by the network itself
+    enhance "$folder" valid
   done
 fi
-list=
-for folder in "${graded[@]}"; do list+="${list:+, }\"$folder/enhanced\""; done
+enhanced='' negative_list=''
+for folder in "${graded[@]}"; do
+  enhanced+="${enhanced:+, }\"$folder/enhanced\""
+  negative_list+="${negative_list:+, }\"$folder/checkpoints/final.pt\""
+done
+[ "$mixing" = anew ] || negative_list=$enhanced
 
 if stage 4 "arms: ${regularised[*]:-none}" && [ ${#regularised[@]} -gt 0 ]; then
   [ -z "$space" ] || [ "$space" = logmel ] || reads "$space"
-  run local/check_space.py --pairs "$data/valid" --negatives "[$list]" "${in_space[@]}" --device "$device"
+  run local/check_space.py --pairs "$data/valid" --negatives "[$enhanced]" "${in_space[@]}" --device "$device"
   for arm in "${regularised[@]}"; do
     train "$exp/$arm" "$arm" "${in_space[@]/#--space./--objective.regulariser.space.}" \
-      --objective.negatives "[$list]"
+      --objective.negatives "[$negative_list]"
   done
 fi
 

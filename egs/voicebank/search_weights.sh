@@ -17,6 +17,7 @@ backbone=        # the network (default: that of the run)
 arms='positive cr ccr'     # which arms
 factors='0.2 0.5 1 2 5'    # the weights, in those of conf/arms
 data=            # prepared pairs (default: data/mini_pairs)
+mixing=once      # once or anew: what --mixing of run.sh was
 negatives='10 35 100'    # the run's networks that make negatives: what --negatives of run.sh was
 space=           # final.pt of an encoder to compare in, or logmel (default: the encoder of the run)
 bundle=          # --space holds the weights of this torchaudio model
@@ -51,17 +52,23 @@ for file in "$config" "$space" "${arms_asked[@]/%/.yaml}"; do
   [[ $file == logmel || -f $file || -f $arm_configs/$file ]] ||
     fail "there is no file $file; check the name, or run egs/voicebank/run.sh"
 done
-for set in train valid; do
-  [ -d "$data/$set" ] || fail "there is no $data/$set: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
+[[ $mixing == once || $mixing == anew ]] || fail "--mixing is once or anew, not '$mixing'"
+learnt=$data/train sides=("$data/train/clean" "$data/train/noisy") mixed_in=()
+[ "$mixing" = once ] || learnt=$data/train/speech sides=("$learnt") mixed_in=(--noise "$data/noise")
+sides+=("$data/valid/clean" "$data/valid/noisy")
+for side in "${sides[@]}"; do
+  [ -d "$side" ] || fail "there is no $side: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
 done
 list='' read_too=()
 [ "$space" = logmel ] || read_too=("$space")
 for share in $negatives; do
   folder=$from/none_$share
   [ "$share" != 100 ] || folder=$from/none
-  [[ -d $folder/enhanced/train && -d $folder/enhanced/valid ]] ||
-    fail "--from: there is no $folder/enhanced: run 'bash egs/voicebank/run.sh --stop-stage 3' for it first"
-  list+="${list:+, }\"$folder/enhanced\"" read_too+=("$folder/checkpoints/final.pt")
+  negative=$folder/enhanced network=$folder/checkpoints/final.pt
+  [ "$mixing" = once ] || negative=$network
+  [[ -f $network && ($mixing == anew || -d $negative/train && -d $negative/valid) ]] ||
+    fail "--from: there is no $negative: run 'bash egs/voicebank/run.sh --stop-stage 3' for it first"
+  list+="${list:+, }\"$negative\"" read_too+=("$network")
 done
 . ./path.sh
 cslib_also_needs egs/voicebank/requirements.txt
@@ -73,10 +80,10 @@ try_weight() {
   weight=$(awk -v factor="${1##*_}" '/ weight: /{ sub(/.* weight: /, ""); print factor * $0 }' "$arm_configs/$arm.yaml")
   keep_markers_in "$folder"
   if stage 1 "train $arm with a weight of $weight"; then
-    reads "$data"/{train,valid}/{clean,noisy}/cuts.jsonl.gz "${read_too[@]}"
+    reads "${sides[@]/%//cuts.jsonl.gz}" "${read_too[@]}"
     continues "$folder/checkpoints"
-    run local/train.py --config "$config" --config "$arm_configs/$arm.yaml" --data "$data/train" --exp "$folder" \
-      --seed "$seed" --device "$device" --training.workers 0 --objective.validation.pairs "$data/valid" \
+    run local/train.py --config "$config" --config "$arm_configs/$arm.yaml" --data "$learnt" "${mixed_in[@]}" \
+      --exp "$folder" --seed "$seed" --device "$device" --training.workers 0 --objective.validation.pairs "$data/valid" \
       --objective.negatives "[$list]" --objective.regulariser.weight "$weight" "${in_space[@]}"
   fi
   if stage 2 "enhance and score the validation pairs"; then

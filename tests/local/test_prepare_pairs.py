@@ -242,6 +242,19 @@ def test_an_interrupted_run_mixes_only_what_is_missing_and_a_whole_one_nothing(m
     assert capsys.readouterr().out.count("made before, nothing to do") == 3
 
 
+def test_training_set_may_stay_clean_and_be_mixed_later(mixed, tmp_path):
+    later = replace(mixed, data=tmp_path / "data", mix_train=False)
+    main(later)
+    assert files(tmp_path / "data/train").keys() == files(mixed.data / "train").keys() - {
+        f"{side}/audio/{name}.flac" for side in ("clean", "noisy") for name in ids(mixed.data / "train")}
+    assert ids(tmp_path / "data/valid") == ids(mixed.data / "valid")
+    assert Utterances.open(tmp_path / "data/train/speech").ids() == ids(mixed.data / "train")
+    main(replace(later, mix_train=True))
+    assert files(tmp_path / "data") == files_of_sets(mixed.data)
+    with pytest.raises(UserError, match="mix_train: false is for clean speech"):
+        main(replace(later, noisy_dir=mixed.clean_dir, noise=None))
+
+
 def test_other_options_or_other_noise_in_the_same_folder_are_refused(mixed, tmp_path):
     with pytest.raises(UserError, match="was made with another seed"):
         main(replace(mixed, seed=5))

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from cslib.config import UserError, from_dict, load_yaml, to_dict
 from cslib.data.augment import AugmentConfig, to_float
-from cslib.data.banks import open_banks
+from cslib.data.banks import BankWriter, open_banks
 from cslib.data.pairs import PairConfig, PairedUtterances
 from cslib.enhancement import validation as validating
 from cslib.enhancement.levels import LEVEL, at_level
@@ -564,6 +564,101 @@ def test_a_config_file_can_set_all_of_it(tmp_path):
     assert config.negatives == [tmp_path] and config.validation.pairs == tmp_path
     with pytest.raises(UserError, match="regulariser.mode: clean"):
         from_dict(Config, {"regulariser": {"mode": "clean"}}, "config.yaml")
+
+
+# Speech that is mixed for every crop, and negatives that networks make on the spot
+
+
+@pytest.fixture(scope="module")
+def mixing(data, tmp_path_factory):
+    """Of `data` the clean side of train and the pairs of valid; noise; two networks that learnt for six steps."""
+    root = tmp_path_factory.mktemp("mixing")
+    with BankWriter(root / "noise/noise", np.int16) as writer:
+        writer.add(np.random.default_rng(0).integers(-9000, 9000, 20_000).astype(np.int16))
+    for number, name in enumerate(("early", "late")):
+        config = config_of(data, "none")
+        config.validation.pairs = data / "valid"
+        trained(data, root / name, config)
+        path = root / name / "checkpoints/final.pt"
+        state = torch.load(path, weights_only=True)
+        state["encoder"] = {key: value + 0.3 * (1 - number) * torch.randn(value.shape)
+                            if value.is_floating_point() else value for key, value in state["encoder"].items()}
+        torch.save(state, path)
+    return root
+
+
+def mixed_objective(data, mixing, mode="ccr", negatives=("early", "late"), banks="noise"):
+    torch.manual_seed(0)
+    config = config_of(data, mode, negatives=())
+    config.negatives = [mixing / name / "checkpoints/final.pt" for name in negatives]
+    task = task_of(data, config)
+    task.utterances, task.banks = task.utterances.clean, open_banks(banks and mixing / banks)
+    return build(config, task)
+
+
+def test_networks_make_the_negatives_of_what_is_mixed_anew(data, mixing):
+    made = mixed_objective(data, mixing).eval()
+    batch = batch_of(made)
+    assert batch["negatives"].shape[1] == 0
+    losses = made(batch)
+    noisy, clean = at_level(to_float(torch.stack([batch["noisy"], batch["clean"]], 1))).unbind(1)
+    networks = [checkpoint.load_encoder(path) for path in made.config.negatives]
+    negatives = [network(noisy) for network in networks]
+    value, _ = made.regulariser(made.network(noisy), clean, noisy, negatives)
+    native, _ = reconstruction_loss(made.network(noisy), clean)
+    torch.testing.assert_close(losses.total, native + made.config.regulariser.weight * value)
+    pairs = PairedUtterances.open(data / "valid")
+    signals = [pairs.read(row) for row in made.validation.rows]
+    expected = [np.mean([si_sdr(clean, network.enhance(to_float(torch.from_numpy(noisy[None])))[0].numpy())
+                         for noisy, clean in signals]) for network in networks]
+    assert made.regulariser.curriculum.qualities.tolist() == pytest.approx(expected, abs=1e-3)
+    assert abs(expected[0] - expected[1]) > 0.01
+
+
+def test_networks_that_make_negatives_are_no_part_of_the_run_but_known_to_it(data, mixing):
+    made = mixed_objective(data, mixing).train()
+    made(batch_of(made)).total.backward()
+    assert {name.partition(".")[0] for name, _ in made.named_parameters()} == {"network"}
+    assert all(p.grad is None for network in made.negatives.networks for p in network.parameters())
+    assert not any(network.training for network in made.negatives.networks)
+    assert made.state_dict().keys() == objective(data).state_dict().keys()
+    both, one = made.digests()["negatives"], mixed_objective(data, mixing, negatives=["late"]).digests()["negatives"]
+    assert len(set(both)) == 2 and both[1:] == one
+    assert "negatives" not in mixed_objective(data, mixing, "cr").digests()
+
+
+@pytest.mark.parametrize("mode, expected", [("cr", 0), ("positive", 0), ("ccr", 4), ("cr_matched", 2)])
+def test_networks_run_only_when_a_step_makes_use_of_them(data, mixing, mode, expected):
+    made = mixed_objective(data, mixing, mode).train()
+    runs = []
+    for network in made.negatives.networks:
+        network.register_forward_hook(lambda *_: runs.append(1))
+    made.validation, made.config.regulariser.measure_every = None, 2
+    for made.step in range(2):
+        made(batch_of(made)).total.backward()
+    assert len(runs) == expected
+
+
+def test_fresh_mixtures_do_not_depend_on_the_mode(data, mixing):
+    cr, ccr = mixed_objective(data, mixing, "cr"), mixed_objective(data, mixing)
+    assert all(map(torch.equal, cr.network.parameters(), ccr.network.parameters()))
+    assert torch.equal(batch_of(cr)["noisy"], batch_of(ccr)["noisy"])
+
+
+def test_what_is_mixed_and_what_is_not_are_told_apart(data, mixing):
+    with pytest.raises(UserError, match="--noise to mix it with"):
+        mixed_objective(data, mixing, banks=None)
+    config = config_of(data)
+    task = task_of(data, config)
+    task.banks = open_banks(mixing / "noise")
+    with pytest.raises(UserError, match="--noise: the pairs of this set are mixed already"):
+        build(config, task)
+    task.utterances = task.utterances.clean
+    with pytest.raises(UserError, match="give the final.pt of the networks"):
+        build(config, task)
+    config.negatives.append(mixing / "late/checkpoints/final.pt")
+    with pytest.raises(UserError, match="some are folders and some are files"):
+        build(config, task_of(data, config_of(data, "cr")))
 
 
 # Wrong configurations

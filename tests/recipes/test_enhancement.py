@@ -44,6 +44,10 @@ def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
     (["--backbone", "guess"], "conf/mini/guess.yaml; in egs/voicebank/conf/mini there are: crn.yaml mask_gru.yaml"),
     (["--arms", "none better"], "there is no 'better'; there are: ccr cr cr_matched fixed hard_only literal none pos"),
     (["--negatives", "10 200"], "--negatives: '200' is no percentage from 1 to 100"),
+    (["--mixing", "twice"], "--mixing is once or anew, not 'twice'"),
+    (["--corpus", "voicebank", "--voicebank", ".", "--mixing", "anew"], "VoiceBank-DEMAND is mixed already"),
+    (["--corpus", "folder", "--clean-dir", ".", "--test-clean-dir", ".", "--noisy-dir", ".", "--mixing", "anew"],
+     " is mixed already; give --noise-dir in its place"),
     (["--negatives", ""], "--negatives: ccr and its controls need one or more"),
     (["--space", "none.pt"], "/none.pt"),
     (["--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
@@ -62,6 +66,7 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(
     (["--from", ".", "--factors", "1 two"], "--factors takes numbers, and 'two' is something else"),
     (["--from", ".", "--arms", " "], "--arms and --factors name at least one each"),
     (["--from", ".", "--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
+    (["--from", ".", "--backbone", "crn", "--space", "logmel", "--mixing", "no"], "--mixing is once or anew, not 'no'"),
     (["--from", "."], "/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"),
     (["--from", ".", "--backbone", "crn", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run "),
     (["--from", ".", "--backbone", "crn", "--space", str(RUN), "--arms", "better"], "better.yaml"),
@@ -162,6 +167,29 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
     assert [line.split(" | ")[0] for line in table[2:]] == ["| ccr_0.5", "| ccr_2"]
     saved = torch.load(tmp_path / "exp_weights/ccr_2/checkpoints/final.pt", weights_only=False)
     assert saved["config"]["objective"]["regulariser"]["weight"] == 1.0, "twice that of conf/arms/ccr.yaml"
+
+
+@pytest.mark.end_to_end
+def test_recipe_mixes_every_crop_anew_and_keeps_nothing_noisy_of_the_training(tmp_path: Path) -> None:
+    pytest.importorskip("pesq", reason="PESQ could not be compiled here")
+    recordings(tmp_path)
+    for hertz in range(500, 2000, 500):
+        (tmp_path / "noises").mkdir(exist_ok=True)
+        tone = 0.2 * np.sin(hertz / 8000 * np.pi * np.arange(16_000))
+        soundfile.write(tmp_path / f"noises/{hertz}.wav", tone, 16_000)
+    shutil.copytree(Path(__file__).parent / "conf", tmp_path / "conf")
+    config = ["--config", "conf/mask_gru.yaml", "--space", "logmel", "--mixing", "anew"]
+    done = call(tmp_path, "--corpus", "folder", "--clean-dir", "learn/clean", "--test-clean-dir", "test/clean",
+                "--noise-dir", "noises", "--backbone", "mask_gru", "--arms", "none ccr", "--negatives", "50 100",
+                "--nj", "1", *config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "exp/results.json").read_text())["rows"]
+    assert [row["system"] for row in rows] == ["noisy", "none", "ccr"]
+    assert not (tmp_path / "data/train/noisy").exists() and not (tmp_path / "exp/none/enhanced/train").exists()
+    lines = [json.loads(line) for line in (tmp_path / "exp/ccr/log.jsonl").read_text().splitlines()]
+    assert lines[0]["d_hard_1"] > 0 and len({line["quality_1"] for line in lines}) == 1
+    done = search(tmp_path, "--from", "exp", *config, "--arms", "ccr", "--factors", "1", "--negatives", "50 100")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_controls_of_ccr_have_its_weight() -> None:
