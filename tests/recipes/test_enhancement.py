@@ -166,7 +166,8 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
     table = (tmp_path / "exp_weights/table.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == ["| ccr_0.5", "| ccr_2"]
     saved = torch.load(tmp_path / "exp_weights/ccr_2/checkpoints/final.pt", weights_only=False)
-    assert saved["config"]["objective"]["regulariser"]["weight"] == 1.0, "twice that of conf/arms/ccr.yaml"
+    assert saved["config"]["objective"]["regulariser"]["weight"] == pytest.approx(
+        2 * load_yaml(CONF / "arms/ccr.yaml")["objective"]["regulariser"]["weight"])
 
 
 @pytest.mark.end_to_end
