@@ -243,7 +243,7 @@ def _babble(options: Options, part: int) -> dict[str, Source]:
         talkers = len(utterances)
         read = partial(_speech_from_set, utterances)
     else:
-        print(f"{options.out / 'train'}: not prepared, so there is no babble")
+        print(f"no babble among the noises: it is mixed from people of {options.out / 'train'}, which is not prepared")
         return {}
     seeds = ([options.seed, part, 3, i] for i in range(max(1, options.babble // (1 + part))))
     return {"babble": Source((_mixed(np.random.default_rng(seed), read) for seed in seeds), talkers)}
