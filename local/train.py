@@ -10,7 +10,7 @@ The same command continues an interrupted run. Any value of the config can be se
 
 import hashlib
 import sys
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def main(options: Any) -> None:
         parameters = sum(p.numel() for p in objective.parameters()) / 1e6
         print(f"{identity['inputs']['count']:,} utterances, {parameters:.2f} M parameters, "
               f"{options.training.steps:,} steps of {options.training.batch_size} on {processes.device}")
-    Trainer(objective, options.training, options.exp, identity, processes, options.seed).run()
+    Trainer(objective, options.training, options.exp, identity, processes, options.seed, _defaults(options)).run()
     distributed.stop()
 
 
@@ -127,6 +127,13 @@ def _identity(options: Any, utterances: Utterances, banks: Banks,
               "labels": _hash(labels.tobytes()) if labels is not None else None,
               "start_from": _hash(options.start_from.read_bytes()) if options.start_from else None}
     return {"config": {**config, "training": kept}, "inputs": digest}
+
+
+def _defaults(options: Any) -> dict[str, Any]:
+    """Of all options that have one, as `to_dict` gives them."""
+    made = {field.name: field.default if field.default_factory is MISSING else field.default_factory()
+            for field in fields(options)}
+    return {name: to_dict(value) for name, value in made.items() if value is not MISSING}
 
 
 def _without_paths(values: Any, config: Any) -> Any:

@@ -76,14 +76,17 @@ class Trainer:
     """State of one run in `folder`: log.jsonl, tensorboard/, checkpoints/{step-*,final}.pt.
 
     identity  what the run is, config and inputs; one found in the folder is continued only if it is the same
+    defaults  of the config's options. A run of earlier code, which did not have an option yet, counts as one with its
+              default
     """
 
     def __init__(self, objective: Objective, config: TrainingConfig, folder: Path, identity: dict[str, Any],
-                 processes: Processes, seed: int) -> None:
+                 processes: Processes, seed: int, defaults: dict[str, Any] | None = None) -> None:
         if config.batch_size % processes.count:
             raise UserError(f"training.batch_size {config.batch_size} cannot be shared "
                             f"by {processes.count} processes")
         self.objective, self.config, self.identity, self.processes = objective, config, identity, processes
+        self.defaults = defaults or {}
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         torch.manual_seed(seed + processes.rank)     # dropout differs between processes, weights do not
         objective.to(processes.device).train()
@@ -201,8 +204,7 @@ class Trainer:
         if not paths:
             return
         state = checkpoint.load(paths[-1])
-        if state["identity"] != self.identity:
-            self._set_aside(_difference(state["identity"], self.identity))
+        if self._is_another(state["identity"]):
             return
         if len(state["generators"]) != self.processes.count:
             raise UserError(f"{paths[-1]}: made by {len(state['generators'])} processes, now there are "
@@ -225,10 +227,16 @@ class Trainer:
             return False
         found = checkpoint.load(final)["identity"]
         wait()
+        return not self._is_another(found)
+
+    def _is_another(self, found: dict[str, Any]) -> bool:
+        """Whether this is the identity of another run; its checkpoints are then set aside."""
+        if "config" in found:
+            found = {**found, "config": _with_later_options(found["config"], self.identity["config"], self.defaults)}
         if found == self.identity:
-            return True
+            return False
         self._set_aside(_difference(found, self.identity))
-        return False
+        return True
 
     def _set_aside(self, why: str) -> None:
         """Another run's checkpoints are kept, out of the way: they may have cost a week."""
@@ -397,6 +405,18 @@ def _optimiser(objective: Objective, config: TrainingConfig) -> torch.optim.Opti
     if config.optimiser == "adamw":
         return torch.optim.AdamW(groups, betas=(0.9, config.beta2), **common)
     return torch.optim.Adam(groups, betas=(0.9, config.beta2), amsgrad=config.optimiser == "adam_amsgrad", **common)
+
+
+def _with_later_options(found: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A config that was found, with the options that only the config of `now` has at their defaults."""
+    whole = dict(found)
+    for name, value in now.items():
+        inner = defaults.get(name, {})
+        if isinstance(value, dict) and isinstance(inner, dict) and isinstance(found.get(name, {}), dict):
+            whole[name] = _with_later_options(found.get(name, {}), value, inner)
+        elif name not in found and name in defaults:
+            whole[name] = inner
+    return whole
 
 
 def _difference(old: Any, new: Any, name: str = "") -> str:

@@ -302,6 +302,25 @@ def test_other_config_sets_the_old_checkpoints_aside(data, tmp_path, monkeypatch
     assert (kept / "log.jsonl").read_text() == lines and len(log(run)) == 3
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_run_of_code_that_lacked_an_option_counts_as_one_with_its_default(
+        data, tmp_path, monkeypatch, capsys, finished):
+    run, steps = tmp_path / "run", ["--training.steps", "6"]
+    if finished:
+        train(data, run, *steps)
+    else:
+        interrupted(monkeypatch, 4, data, run, *steps)
+    for path in (run / "checkpoints").iterdir():
+        state = torch.load(path, weights_only=True)
+        del state["identity"]["config"]["objective"]["mixtures"]["single_p"], state["identity"]["config"]["augment"]
+        torch.save(state, path)
+    train(data, run, *steps)
+    told = capsys.readouterr().out
+    assert ("nothing to train" if finished else "continuing from step") in told and "otherwise" not in told
+    train(data, run, *steps, "--objective.mixtures.single_p", "0.3")
+    assert "config.objective.mixtures.single_p: 0.2 then, 0.3 now" in capsys.readouterr().out
+
+
 def test_other_data_are_trained_on_anew(tmp_path, capsys):
     data, other = make_set(tmp_path / "one/train"), make_set(tmp_path / "other/train", count=7)
     train(data, tmp_path / "run", "--training.steps", "3")
