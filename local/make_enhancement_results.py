@@ -36,7 +36,7 @@ from local.make_results import commit
 ORDER = ("noisy", "none", "positive", "cr", "ccr")  # of the systems; others come after them
 SHOWN = ("noisy", "none", "ccr")  # in the picture, with the clean speech below
 COMPARED = ("pesq", "si_sdr")  # with `none`
-TIMED_SECONDS, PASSES = 10.0, 5  # of audio that each network is timed on, and how often
+TIMED_SECONDS, PASSES = 10.0, 20  # of audio that each network is timed on, and how often
 
 
 @dataclass
