@@ -47,6 +47,7 @@ class Options:
     seed: int  # of the training
     test: Path  # data/<corpus>/test, the pairs that were scored
     noisy: Path  # their scores before they were enhanced
+    mixing: str = "once"  # of the training pairs: once, or anew for every crop
     recipe: str = "voicebank"  # folder of the recipe under egs/
     systems: str = ""  # which of the scores, with commas between; all of them without it
     seconds: Path | None = None  # JSON {stage: seconds}; none is known without it
@@ -69,6 +70,7 @@ def main(options: Options) -> None:
     beaten = {name: switches(options.exp / name / "log.jsonl") for name in systems}
     write_json(options.exp / "results.json", {
         "recipe": options.recipe, "corpus": options.corpus, "method": options.backbone, "seed": options.seed,
+        "mixing": options.mixing,
         "commit": commit(), "rows": rows, "over_none": differences,
         "negatives_beaten_at_step": {name: steps for name, steps in beaten.items() if steps is not None},
         "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {}})

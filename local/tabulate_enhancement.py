@@ -36,18 +36,24 @@ def main(options: Options) -> None:
     runs = {Path(name): read_json(Path(name) / "results.json") for name in options.runs.split(",")}
     if any("over_none" not in results for results in runs.values()):
         raise UserError("--runs: give folders of egs/voicebank, with its results.json")
-    lines = [*measures_table([row for results in runs.values() for row in results["rows"]]), "", *gains_table(runs)]
+    lines = [*measures_table(list(runs.values())), "", *gains_table(runs)]
     print("\n".join(lines))
     if options.out:
         write_lines(options.out, lines)
 
 
-def measures_table(rows: list[dict[str, Any]]) -> list[str]:
+def network_of(results: dict[str, Any]) -> str:
+    """What runs have to share to be averaged."""
+    return results["method"] + (", mixed anew" if results.get("mixing") == "anew" else "")
+
+
+def measures_table(runs: list[dict[str, Any]]) -> list[str]:
     """A line for each network and system: means over the seeds, and the PESQ of each seed."""
     lines = ["| network | system | " + " | ".join(HEADLINE) + " | PESQ of each seed |",
              "|---" * (3 + len(HEADLINE)) + "|"]
-    for network, system in dict.fromkeys((row["backbone"], row["system"]) for row in rows):
-        alike = [row for row in rows if (row["backbone"], row["system"]) == (network, system)]
+    rows = [(network_of(results), row) for results in runs for row in results["rows"]]
+    for network, system in dict.fromkeys((network, row["system"]) for network, row in rows):
+        alike = [row for its, row in rows if (its, row["system"]) == (network, system)]
         means = (f"{np.mean([row[name] for row in alike]):.3f}" for name in HEADLINE)
         seeds = ", ".join(f"{row['pesq']:.3f} ({row['seed']})" for row in alike)
         lines.append(f"| {network} | {system} | " + " | ".join(means) + f" | {seeds} |")
@@ -58,8 +64,8 @@ def gains_table(runs: dict[Path, dict[str, Any]]) -> list[str]:
     """A line for each network and pair of systems that its runs have."""
     lines = ["| network | gain | " + " | ".join(f"{name}, mean [95 %] | {name} of each seed" for name in GAINS) + " |",
              "|---" * (2 + 2 * len(GAINS)) + "|"]
-    for network in dict.fromkeys(results["method"] for results in runs.values()):
-        folders = [path for path, results in runs.items() if results["method"] == network]
+    for network in dict.fromkeys(map(network_of, runs.values())):
+        folders = [path for path, results in runs.items() if network_of(results) == network]
         for better, base in PAIRS:
             tables = [[path / "scores" / f"{name}.tsv" for name in (better, base)] for path in folders]
             there = [path.exists() for pair in tables for path in pair]

@@ -9,13 +9,16 @@ from cslib.data.pair_mixing import audible_crop, mix
 from cslib.data.pairs import PairConfig, Pairs, take_crop
 from cslib.data.utterances import Utterances
 
+PAUSE = 10 ** (-55 / 20) * 32768    # root mean square, in 16-bit steps, below which a crop is a pause
+TRIES = 10
+
 
 class MixedPairs(Pairs):
     """Random crops of clean speech, and the same with noise of a random kind at a random ratio.
 
     noise  banks by kind, one or more; each kind is drawn as often
     Items are those of `Pairs`, without negatives. A recording meets other noise in every pass; the ratio holds for the
-    crop, not for the whole recording.
+    crop, not for the whole recording. So that there is something to have a ratio to, pauses are passed over.
     """
 
     def __init__(self, utterances: Utterances, noise: dict[str, NoiseBank], config: PairConfig, seed: int) -> None:
@@ -24,7 +27,19 @@ class MixedPairs(Pairs):
 
     def signals(self, row: int, rng: np.random.Generator) -> np.ndarray:
         """int16 [2, T]: noisy and clean"""
-        speech = take_crop(self.utterances, row, self.frames, rng)
+        speech = self._speech(row, rng)
         noise = audible_crop(rng, self.noise[rng.integers(len(self.noise))], self.frames)
         clean, noisy = mix(rng, speech, noise, rng.uniform(*self.snr_db))
         return np.stack([noisy, clean])
+
+    def _speech(self, row: int, rng: np.random.Generator) -> np.ndarray:
+        """int16 [T], the first of a few crops that is no pause; where all seem to be pauses, the loudest of them."""
+        loudest, most = np.zeros(self.frames, np.int16), -1.0
+        for _ in range(TRIES):
+            crop = take_crop(self.utterances, row, self.frames, rng)
+            size = float(np.sqrt(np.mean(crop.astype(np.float32) ** 2)))
+            if size > most:
+                loudest, most = crop, size
+            if size >= PAUSE or len(crop) >= self.utterances.num_samples[row]:
+                break
+        return loudest

@@ -44,7 +44,7 @@ class PairConfig:
             raise UserError(f"crop_seconds: {self.crop_seconds} will not do; give more than 0 and at most 60")
         low, high = self.snr_db
         if not -100 <= low <= high <= 100:
-            raise UserError(f"snr_db: {low} to {high} dB will not do; give two ratios in rising order")
+            raise UserError(f"snr_db: {low} to {high} dB will not do; give two of -100 to 100, the lower one first")
 
 
 class PairedUtterances:

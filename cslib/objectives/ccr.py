@@ -1,7 +1,7 @@
 """Speech enhancement with a curricular contrastive regulariser in a feature space (Xu et al., ICASSP 2024).
 
 A network learns to give back the clean speech; besides, its output is pulled to the clean speech and pushed from the
-noisy speech, and from speech that worse networks enhanced beforehand, in the space of a frozen encoder. The better
+noisy speech, and from speech that worse networks enhanced, in the space of a frozen encoder. The better
 the network, the more do the negatives weigh that it has left behind. Space and negatives serve the training alone.
 
 The paper's equations were not available: this is a reconstruction (see cslib/objectives/contrastive_regularisation.py).
@@ -153,10 +153,11 @@ class Ccr(Objective):
         self.rated.fill_(True)
 
     def _qualities(self) -> list[float]:
-        """[1 + K], those of the noisy speech and of the negatives."""
-        measure = self.validation
-        networks = [measure.of_network(network, self.quality.device) for network in self.negatives.networks]
-        return [*measure.of_recordings(), *networks]
+        """[1 + K], those of the noisy speech and of the negatives, measured as the network itself will be."""
+        device = self.quality.device
+        with torch.autocast(device.type, enabled=False):
+            networks = [self.validation.of_network(network, device) for network in self.negatives.on(device)]
+        return [*self.validation.of_recordings(), *networks]
 
     @staticmethod
     def _on_first_process(result: Tensor, measure: Callable[[], float | list[float]]) -> None:
@@ -182,16 +183,20 @@ class Ccr(Objective):
 class NegativeNetworks:
     """Frozen networks that enhance a batch on the spot. No nn.Module, so that no checkpoint of the objective has them.
 
-    They follow the audio from device to device. Raises UserError when a file is no network for enhancement.
+    Raises UserError when a file is no network for enhancement.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.networks = [load_enhancer(Path(path)) for path in paths]
+        self.networks = [load_enhancer(Path(path)).requires_grad_(False) for path in paths]
+
+    def on(self, device: torch.device) -> list[nn.Module]:
+        """The networks, moved there where they are not."""
+        return [network.to(device) for network in self.networks]
 
     @torch.no_grad()
     def __call__(self, noisy: Tensor) -> list[Tensor]:
         """[B, T] -> K of them"""
-        return [network.to(noisy.device)(noisy).float() for network in self.networks]
+        return [network(noisy).float() for network in self.on(noisy.device)]
 
 
 def _digest(path: Path) -> str:
@@ -200,9 +205,12 @@ def _digest(path: Path) -> str:
 
 def _check(config: Config, task: Task) -> None:
     regulariser, paired = config.regulariser, isinstance(task.utterances, PairedUtterances)
+    absent = [path for path in config.negatives if regulariser.needs_negatives and not Path(path).exists()]
+    if absent:
+        raise UserError(f"objective.negatives: there is no {absent[0]}; check the path, or train what makes it")
     if not paired and not task.banks.noise:
         raise UserError("objective ccr: it learns from pairs of clean and noisy speech; give a set that holds both, or "
-                        "one of clean speech and --noise to mix it with")
+                        "one of clean speech and --noise to mix it with (rooms alone are none)")
     if paired and task.banks.noise:
         raise UserError("--noise: the pairs of this set are mixed already; leave it out, or give clean speech alone")
     if not paired and config.enhanced_folders:
@@ -212,7 +220,8 @@ def _check(config: Config, task: Task) -> None:
         raise UserError("objective.negatives: some are folders and some are files; give one or the other")
     if regulariser.needs_negatives and not config.negatives:
         raise UserError(f"objective.negatives: regulariser.mode {regulariser.mode} needs one or more folders of "
-                        "recordings that networks without a regulariser enhanced; give them, or mode: cr")
+                        "recordings that networks without a regulariser enhanced, or the final.pt of such networks; "
+                        "give them, or mode: cr")
     if regulariser.needs_negatives and regulariser.gamma and not config.validation.pairs:
         raise UserError("objective.validation.pairs: the curriculum goes by the quality on a validation set; give one, "
                         "or regulariser.gamma: 0")

@@ -35,8 +35,8 @@ negatives='10 35 100'    # networks that make negatives, by the share of the ste
 space=           # final.pt of an encoder to compare in, or logmel (default: one is trained, with space.yaml by the config)
 bundle=          # --space holds the weights of this torchaudio model, e.g. WAV2VEC2_BASE, and not our own
 mixing=once      # of mini, and of a folder with noise: once, pairs are kept; or anew, in training, for every crop
-data=            # folder for the prepared corpus (default: data/<corpus>_pairs)
-exp=             # folder for the run (default: exp/<corpus>_<backbone>)
+data=            # folder for the prepared corpus (default: data/<corpus>_pairs; <corpus>_anew_pairs with --mixing anew)
+exp=             # folder for the run (default: exp/<corpus>_<backbone>; <corpus>_anew_<backbone> with --mixing anew)
 seed=1           # random seed of training; the corpus stays the same
 nj=$(getconf _NPROCESSORS_ONLN)    # processes that prepare data and score
 gpus=$(nvidia-smi -L 2>/dev/null | grep -c -m 1 ^GPU || true)    # GPUs to train on; 0: the CPU
@@ -77,7 +77,9 @@ for share in $negatives; do
 done
 absolute_paths config data exp
 cd "$root"
-data=${data:-data/${corpus}_pairs} exp=${exp:-exp/${corpus}_$backbone}
+kind=$corpus   # of data and runs
+[ "$mixing" = once ] || kind=${corpus}_anew
+data=${data:-data/${kind}_pairs} exp=${exp:-exp/${kind}_$backbone}
 conf=egs/voicebank/conf device=cuda launcher=()
 [ "$gpus" -gt 0 ] || device=cpu
 [ "$gpus" -lt 2 ] || launcher=(torchrun --standalone --nproc-per-node "$gpus")
@@ -227,7 +229,7 @@ if stage 7 "results"; then
   systems=$(IFS=, && echo "none${regularised[*]:+,${regularised[*]}}")
   continues "$exp/results.json" "$exp/spectrograms.png"
   run local/make_enhancement_results.py --exp "$exp" --corpus "$corpus" --backbone "$backbone" --seed "$seed" \
-    --test "$data/test" --noisy "$data/noisy.tsv" --systems "$systems" \
+    --mixing "$mixing" --test "$data/test" --noisy "$data/noisy.tsv" --systems "$systems" \
     --seconds "$exp/seconds.json"
 fi
 end_stages

@@ -16,8 +16,7 @@ from=            # finished run of run.sh whose networks without a regulariser m
 backbone=        # the network (default: that of the run)
 arms='positive cr ccr'     # which arms
 factors='0.2 0.5 1 2 5'    # the weights, in those of conf/arms
-data=            # prepared pairs (default: data/mini_pairs)
-mixing=once      # once or anew: what --mixing of run.sh was
+data=            # prepared pairs, those of the run (default: those of mini)
 negatives='10 35 100'    # the run's networks that make negatives: what --negatives of run.sh was
 space=           # final.pt of an encoder to compare in, or logmel (default: the encoder of the run)
 bundle=          # --space holds the weights of this torchaudio model
@@ -42,7 +41,7 @@ for factor in "${factors_asked[@]}"; do
 done
 [ -n "$backbone" ] || backbone=$(sed -n '/^network:/,$s/^ *name: *//p' "$from/none/config.yaml" 2>/dev/null | head -n 1 || true)
 [ -n "$backbone" ] || fail "--from: there is no $from/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
-data=${data:-data/mini_pairs} space=${space:-$from/space/checkpoints/final.pt} exp=${exp:-${from}_weights}
+space=${space:-$from/space/checkpoints/final.pt} exp=${exp:-${from}_weights}
 in_space=(--objective.regulariser.space.name encoder --objective.regulariser.space.checkpoint "$space")
 [ -z "$bundle" ] || in_space=(--objective.regulariser.space.name torchaudio
   --objective.regulariser.space.checkpoint "$space" --objective.regulariser.space.bundle "$bundle")
@@ -52,23 +51,31 @@ for file in "$config" "$space" "${arms_asked[@]/%/.yaml}"; do
   [[ $file == logmel || -f $file || -f $arm_configs/$file ]] ||
     fail "there is no file $file; check the name, or run egs/voicebank/run.sh"
 done
-[[ $mixing == once || $mixing == anew ]] || fail "--mixing is once or anew, not '$mixing'"
-learnt=$data/train sides=("$data/train/clean" "$data/train/noisy") mixed_in=()
-[ "$mixing" = once ] || learnt=$data/train/speech sides=("$learnt") mixed_in=(--noise "$data/noise")
-sides+=("$data/valid/clean" "$data/valid/noisy")
-for side in "${sides[@]}"; do
-  [ -d "$side" ] || fail "there is no $side: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
-done
-list='' read_too=()
-[ "$space" = logmel ] || read_too=("$space")
+graded=()
 for share in $negatives; do
-  folder=$from/none_$share
-  [ "$share" != 100 ] || folder=$from/none
-  negative=$folder/enhanced network=$folder/checkpoints/final.pt
-  [ "$mixing" = once ] || negative=$network
-  [[ -f $network && ($mixing == anew || -d $negative/train && -d $negative/valid) ]] ||
+  if [ "$share" -eq 100 ]; then graded+=("$from/none"); else graded+=("$from/none_$share"); fi
+done
+# With --mixing anew, the run enhanced no training set: its networks themselves are the negatives.
+mixing=once negatives_of=("${graded[@]/%//enhanced}")
+if [[ -d ${graded[0]}/enhanced/valid && ! -d ${graded[0]}/enhanced/train ]]; then
+  mixing=anew negatives_of=("${graded[@]/%//checkpoints/final.pt}")
+fi
+for negative in "${graded[@]/%//checkpoints/final.pt}" "${negatives_of[@]}"; do
+  [[ -f $negative || -d $negative/train && -d $negative/valid ]] ||
     fail "--from: there is no $negative: run 'bash egs/voicebank/run.sh --stop-stage 3' for it first"
-  list+="${list:+, }\"$negative\"" read_too+=("$network")
+done
+printf -v list ', "%s"' "${negatives_of[@]}"
+list=${list#, } read_too=("${graded[@]/%//checkpoints/final.pt}")
+[ "$space" = logmel ] || read_too+=("$space")
+if [ "$mixing" = once ]; then
+  data=${data:-data/mini_pairs} learnt=$data/train sides=("$data"/{train,valid}/{clean,noisy}) mixed_in=()
+else
+  data=${data:-data/mini_anew_pairs}
+  learnt=$data/train/speech sides=("$learnt" "$data"/valid/{clean,noisy}) mixed_in=(--noise "$data/noise")
+  read_too+=("$data/noise")
+fi
+for side in "${sides[@]}"; do
+  [ -d "$side" ] || fail "there is no $side: give the pairs of the run as --data"
 done
 . ./path.sh
 cslib_also_needs egs/voicebank/requirements.txt

@@ -43,7 +43,7 @@ def noise_of(item):
 
 
 def test_clean_side_is_a_crop_and_noise_is_all_that_differs(folder):
-    dataset, speech = mixed(folder), Utterances.open(folder / "speech")
+    dataset, speech, starts = mixed(folder), Utterances.open(folder / "speech"), set()
     for index in range(12):
         item = dataset[index]
         assert item["noisy"].dtype == item["clean"].dtype == np.int16 and item["negatives"].shape == (0, 1600)
@@ -52,9 +52,28 @@ def test_clean_side_is_a_crop_and_noise_is_all_that_differs(folder):
             recording = np.resize(recording, 1600)
         places = np.correlate(recording, item["clean"].astype(float), "valid")
         found = recording[places.argmax():][:1600]
-        assert np.abs(found - item["clean"]).max() <= 6            # the dither
+        assert 0 < np.abs(found - item["clean"]).max() <= 6        # the dither
+        starts.add((item["ids"], places.argmax()))
         spectrum = np.abs(np.fft.rfft(noise_of(item) * np.hanning(1600)))
         assert spectrum.argmax() * 10 in HERTZ.values()
+    assert len(starts) == 4 + 4 + 1                                # the shortest recording is always taken whole
+
+
+def test_pauses_are_passed_over_and_a_quiet_recording_gives_the_loudest_that_is_found(folder, tmp_path):
+    entries = []
+    for name, level in (("loud", 1000), ("quiet", 20)):     # three seconds of pause, then a fifth of one of speech
+        samples = np.zeros(48_000 + 3200, np.int16)
+        samples[-3200:] = np.random.default_rng(0).normal(0, level, 3200)
+        soundfile.write(tmp_path / f"{name}.flac", samples, 16000)
+        entries.append(Entry(name, tmp_path / f"{name}.flac", len(samples)))
+    write_set(tmp_path / "speech", entries)
+    dataset = MixedPairs(Utterances.open(tmp_path / "speech"), open_banks(folder / "noise").noise,
+                         PairConfig(crop_seconds=2.0), 0)
+    sizes = {"loud": [], "quiet": []}
+    for index in range(40):
+        item = dataset[index]
+        sizes[item["ids"]].append(np.abs(item["clean"]).max())
+    assert min(np.mean(np.array(found) > 10) for found in sizes.values()) > 0.7    # of random crops, a sixth
 
 
 def test_ratios_fill_their_range_and_every_kind_of_noise_is_as_frequent(folder):

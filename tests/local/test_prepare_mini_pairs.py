@@ -38,6 +38,16 @@ def test_people_of_the_three_sets_are_those_of_the_mini_corpus_and_none_is_in_tw
     assert people(options.out / "test") == {"test-speaker-000"}
 
 
+def test_training_utterances_may_stay_clean_and_be_mixed_later(options, tmp_path):
+    main(replace(options, out=tmp_path / "pairs", mix_train=False))
+    assert not (tmp_path / "pairs/train/noisy").exists() and people(tmp_path / "pairs/train") == people(
+        options.out / "train")
+    assert PairedUtterances.open(tmp_path / "pairs/valid").ids() == PairedUtterances.open(options.out / "valid").ids()
+    main(replace(options, out=tmp_path / "pairs"))
+    assert PairedUtterances.open(tmp_path / "pairs/train").digest() == PairedUtterances.open(
+        options.out / "train").digest()
+
+
 def test_they_have_the_voices_that_they_have_in_the_mini_corpus(tmp_path, monkeypatch):
     voices = []
 

@@ -12,7 +12,7 @@ from local.tabulate_enhancement import Options, main
 NAMES = [f"u{n}" for n in range(30)]
 
 
-def run_folder(folder, seed, gain, names=NAMES):
+def run_folder(folder, seed, gain, names=NAMES, **more):
     """Scores of a run in which cr is better than none by `gain`, whatever the recording."""
     base = np.random.default_rng(7).normal(2, 1, (len(names), len(MEASURES)))
     rows = []
@@ -20,7 +20,7 @@ def run_folder(folder, seed, gain, names=NAMES):
         Scores(names, values, [""] * len(names)).write(folder / "scores" / f"{system}.tsv")
         means = {name: float(values[:, MEASURES.index(name)].mean()) for name in HEADLINE}
         rows.append({"system": system, "backbone": "crn", "seed": seed, **means})
-    write_json(folder / "results.json", {"method": "crn", "rows": rows, "over_none": []})
+    write_json(folder / "results.json", {"method": "crn", "rows": rows, "over_none": [], **more})
     return folder
 
 
@@ -34,6 +34,14 @@ def test_means_over_seeds_and_paired_gains(tmp_path, capsys):
     # The spread over recordings, ten times the gain, is in neither interval.
     assert gains == ["| crn | cr over none | +0.200 [+0.200, +0.200] | +0.100, +0.300 | +0.200 [+0.200, +0.200] | "
                      "+0.100, +0.300 |"]
+
+
+def test_runs_that_were_mixed_otherwise_are_a_line_of_their_own(tmp_path):
+    runs = [run_folder(tmp_path / mixing, 1, gain, mixing=mixing) for mixing, gain in (("once", 0.1), ("anew", 0.3))]
+    main(Options(runs=",".join(map(str, runs)), out=tmp_path / "table.md"))
+    gains = [line.split(" | ")[:3] for line in (tmp_path / "table.md").read_text().splitlines() if " over " in line]
+    assert gains == [["| crn", "cr over none", "+0.100 [+0.100, +0.100]"],
+                     ["| crn, mixed anew", "cr over none", "+0.300 [+0.300, +0.300]"]]
 
 
 def test_a_run_of_another_recipe_is_refused(tmp_path):

@@ -639,6 +639,17 @@ def test_networks_run_only_when_a_step_makes_use_of_them(data, mixing, mode, exp
     assert len(runs) == expected
 
 
+def test_networks_that_make_negatives_go_where_the_audio_is_before_they_are_first_used(data, mixing, monkeypatch):
+    made = mixed_objective(data, mixing)
+    moved = []
+    for network in made.negatives.networks:
+        monkeypatch.setattr(network, "to", lambda device, network=network: moved.append(device) or network)
+    made._qualities()
+    made.negatives(torch.randn(1, 4000))
+    assert moved == 4 * [torch.device("cpu")]
+    assert not any(p.requires_grad for network in made.negatives.networks for p in network.parameters())
+
+
 def test_fresh_mixtures_do_not_depend_on_the_mode(data, mixing):
     cr, ccr = mixed_objective(data, mixing, "cr"), mixed_objective(data, mixing)
     assert all(map(torch.equal, cr.network.parameters(), ccr.network.parameters()))
@@ -656,7 +667,10 @@ def test_what_is_mixed_and_what_is_not_are_told_apart(data, mixing):
     task.utterances = task.utterances.clean
     with pytest.raises(UserError, match="give the final.pt of the networks"):
         build(config, task)
-    config.negatives.append(mixing / "late/checkpoints/final.pt")
+    config.negatives.append(mixing / "late/checkpoints/fina.pt")
+    with pytest.raises(UserError, match="there is no .*fina.pt"):
+        build(config, task)
+    config.negatives[-1] = mixing / "late/checkpoints/final.pt"
     with pytest.raises(UserError, match="some are folders and some are files"):
         build(config, task_of(data, config_of(data, "cr")))
 

@@ -66,7 +66,7 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(
     (["--from", ".", "--factors", "1 two"], "--factors takes numbers, and 'two' is something else"),
     (["--from", ".", "--arms", " "], "--arms and --factors name at least one each"),
     (["--from", ".", "--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
-    (["--from", ".", "--backbone", "crn", "--space", "logmel", "--mixing", "no"], "--mixing is once or anew, not 'no'"),
+    (["--from", ".", "--backbone", "crn", "--space", "logmel"], "/none_10/checkpoints/final.pt: run 'bash egs/voiceb"),
     (["--from", "."], "/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"),
     (["--from", ".", "--backbone", "crn", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run "),
     (["--from", ".", "--backbone", "crn", "--space", str(RUN), "--arms", "better"], "better.yaml"),
@@ -160,7 +160,8 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
     # Weights are searched for on the validation pairs, from the negatives of that run.
     weights = ["--from", "exp", "--config", "conf/mask_gru.yaml", "--arms", "ccr", "--factors", "0.5 2", "--jobs", "2"]
     lacking = search(tmp_path, *weights)
-    assert (lacking.returncode, lacking.stdout) == (1, "") and "/exp/none_10/enhanced: run" in lacking.stderr
+    assert (lacking.returncode, lacking.stdout) == (1, "")
+    assert "/exp/none_10/checkpoints/final.pt: run" in lacking.stderr
     done = search(tmp_path, *weights, "--negatives", "50 100")
     assert done.returncode == 0, done.stdout + done.stderr
     table = (tmp_path / "exp_weights/table.md").read_text().splitlines()
@@ -179,18 +180,19 @@ def test_recipe_mixes_every_crop_anew_and_keeps_nothing_noisy_of_the_training(tm
         tone = 0.2 * np.sin(hertz / 8000 * np.pi * np.arange(16_000))
         soundfile.write(tmp_path / f"noises/{hertz}.wav", tone, 16_000)
     shutil.copytree(Path(__file__).parent / "conf", tmp_path / "conf")
-    config = ["--config", "conf/mask_gru.yaml", "--space", "logmel", "--mixing", "anew"]
+    config = ["--config", "conf/mask_gru.yaml", "--space", "logmel"]
     done = call(tmp_path, "--corpus", "folder", "--clean-dir", "learn/clean", "--test-clean-dir", "test/clean",
-                "--noise-dir", "noises", "--backbone", "mask_gru", "--arms", "none ccr", "--negatives", "50 100",
-                "--nj", "1", *config)
+                "--noise-dir", "noises", "--mixing", "anew", "--backbone", "mask_gru", "--arms", "none ccr",
+                "--negatives", "50 100", "--nj", "1", *config)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads((tmp_path / "exp/results.json").read_text())["rows"]
-    assert [row["system"] for row in rows] == ["noisy", "none", "ccr"]
+    results = json.loads((tmp_path / "exp/results.json").read_text())
+    assert [row["system"] for row in results["rows"]] == ["noisy", "none", "ccr"] and results["mixing"] == "anew"
     assert not (tmp_path / "data/train/noisy").exists() and not (tmp_path / "exp/none/enhanced/train").exists()
     lines = [json.loads(line) for line in (tmp_path / "exp/ccr/log.jsonl").read_text().splitlines()]
     assert lines[0]["d_hard_1"] > 0 and len({line["quality_1"] for line in lines}) == 1
     done = search(tmp_path, "--from", "exp", *config, "--arms", "ccr", "--factors", "1", "--negatives", "50 100")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "/none_50/checkpoints/final.pt" in done.stdout and "--noise" in done.stdout
 
 
 def test_controls_of_ccr_have_its_weight() -> None:
