@@ -19,7 +19,7 @@ import numpy as np
 from cslib.config import UserError, load_yaml, run
 from cslib.data.trials import read_trials
 from cslib.files import read_json, write_lines
-from cslib.scoring.bootstrap import eer_interval
+from cslib.scoring.bootstrap import drawn_eers, over_seeds
 from cslib.scoring.score_files import read_scores
 from cslib.scoring.speakers import read_speakers
 
@@ -95,13 +95,6 @@ def differences(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
     return cells
 
 
-def over_seeds(drawn: np.ndarray) -> tuple[float, float, float]:
-    """Mean over the seeds of [seeds, 1 + DRAWS], and its 95 % interval over seeds and test speakers."""
-    seeds = np.random.default_rng(0).integers(len(drawn), size=drawn.shape)
-    low, high = np.quantile(np.take_along_axis(drawn, seeds, axis=0)[:, 1:].mean(0), [0.025, 0.975])
-    return float(drawn[:, 0].mean()), float(low), float(high)
-
-
 def drawn_rates(scored: Path) -> np.ndarray:
     """[1 + DRAWS] EER in percent: over all test speakers, then over those of each draw.
 
@@ -113,9 +106,7 @@ def drawn_rates(scored: Path) -> np.ndarray:
     scores = read_scores(scored.with_name(found["score_file"]), trials)
     speakers = read_speakers(Path(found["trial_list"]).parents[1] / "speakers.tsv", trials.ids)
     pairs = speakers[trials.enrol_index], speakers[trials.test_index]
-    # Of a single replicate both ends of the interval are its EER; its seed alone decides who is drawn.
-    return np.array([found["row"]["eer"], *(
-        eer_interval(scores, trials.targets, *pairs, replicates=1, seed=draw)[0] for draw in range(DRAWS))])
+    return drawn_eers(scores, trials.targets, *pairs, draws=DRAWS)
 
 
 def health(arms: dict[str, dict[int, Path]], name: str) -> list[str]:

@@ -1,11 +1,13 @@
-r"""Equal error rates of adverse trials by how adverse they are: by noise and by interfering talkers.
+r"""Equal error rates of adverse trials by how adverse they are, and what enhancement is worth to them.
 
-    python local/tabulate_conditions.py --conditions data/mini/test_adverse/conditions.tsv \
-        --trials data/mini/test_adverse/trials/adverse.txt \
-        --scores exp/mini_csc/scores/csc_adverse_cosine.txt,exp/mini_csc/scores/csc_adverse_enhanced_cosine.txt
+    bash egs/voxceleb/run.sh --exp exp/mini_csc --enhance none=A/final.pt,ccr=B/final.pt
+    python local/tabulate_conditions.py --runs exp/mini_csc --out table.md
 
-Prints a Markdown table, a column for each file of scores of these trials. A trial has two recordings: its SNR is the
-lower one of the two, and talkers interfere in none, one or both.
+Prints a Markdown table for each system: a line for every kind of trials, a column for the recordings as they are and
+one for each network that enhanced them. Rates are means over the runs, which are those of several seeds; beside them
+stands the difference to the recordings as they are, or to those that the network --base enhanced, with its interval
+over seeds and test speakers. A trial has two recordings: its SNR is the lower one of the two, and talkers interfere in
+none, one or both.
 """
 
 from __future__ import annotations
@@ -18,41 +20,89 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.data.trials import Trials, read_trials
-from cslib.files import write_lines
-from cslib.scoring.metrics import equal_error_rate
+from cslib.files import progress, read_json, write_lines
+from cslib.scoring.bootstrap import drawn_eers, over_seeds
 from cslib.scoring.score_files import read_scores
+from cslib.scoring.speakers import read_speakers
 
 EDGES = (0.0, 5.0, 10.0, 15.0)  # dB
 INTERFERERS = ("none", "in one", "in both")
+ADVERSE = "adverse"  # the list of recordings as they are; adverse_NAME are those that NAME enhanced
 
 
 @dataclass
 class Options:
-    scores: str  # score files of score_trials.py, with commas between
-    trials: Path  # the trial list that they are of
-    conditions: Path  # conditions.tsv of make_adverse.py
+    runs: str  # run folders of egs/voxceleb, one for each seed, with commas between
+    systems: str = ""  # csc, dino, round1, final, ..., with commas between; without it all that the runs have
+    base: str = ""  # name of the enhancer that the others are compared with; without it the recordings as they are
     out: Path | None = None  # Markdown file; it is printed without
 
 
 def main(options: Options) -> None:
-    trials = read_trials(options.trials)
-    paths = [Path(name) for name in options.scores.split(",")]
-    scores = [read_scores(path, trials) for path in paths]
-    groups = trial_groups(trials, options.conditions)
-    names = [path.stem for path in paths]
-    if len(set(names)) < len(names):   # the same system of several runs
-        names = [f"{path.parent.parent.name} {path.stem}" for path in paths]
-    lines = ["| " + " | ".join(["trials", "targets", "non-targets", *names]) + " |",
-             "|---" * (3 + len(paths)) + "|"]
-    for name, chosen in groups.items():
-        targets = trials.targets[chosen]
-        # With a single class there is no error rate.
-        rates = ["-"] * len(paths) if targets.all() or not targets.any() else \
-            [f"{equal_error_rate(values[chosen], targets):.2f}" for values in scores]
-        lines.append("| " + " | ".join([name, f"{targets.sum():,}", f"{(~targets).sum():,}", *rates]) + " |")
-    print("\n".join(lines))
+    runs = [Path(folder) for folder in options.runs.split(",")]
+    found = scored_lists(runs[0])
+    systems = options.systems.split(",") if options.systems else list(found)
+    absent = [system for system in systems if system not in found]
+    if absent:
+        raise UserError(f"--systems: {runs[0]} has no scores of {absent[0]}; it has those of {', '.join(found)}")
+    base = f"{ADVERSE}_{options.base}" if options.base else ADVERSE
+    if base not in found[systems[0]]:
+        raise UserError(f"--base: {runs[0]} has no trials that {options.base} enhanced; give a name of its --enhance")
+    lines: list[str] = []
+    for system in systems:
+        lines += [f"**{system}**", "", *table(runs, system, found[system], base), ""]
+    print("\n".join(lines[:-1]))
     if options.out:
-        write_lines(options.out, lines)
+        write_lines(options.out, lines[:-1])
+
+
+def scored_lists(folder: Path) -> dict[str, list[str]]:
+    """Of each system of a run its adverse lists, the one of recordings as they are first."""
+    results = read_json(folder / "results.json")
+    found: dict[str, list[str]] = {}
+    for row in results["rows"]:
+        if row.get("scoring") == "cosine" and row["trials"].split("_")[0] == ADVERSE:
+            found.setdefault(row["system"], []).append(row["trials"])
+    if not found or any(ADVERSE not in lists for lists in found.values()):
+        raise UserError(f"{folder}: has no scores of adverse trials; give folders of egs/voxceleb")
+    return {system: [ADVERSE, *(name for name in lists if name != ADVERSE)] for system, lists in found.items()}
+
+
+def table(runs: list[Path], system: str, lists: list[str], base: str) -> list[str]:
+    """Lines of Markdown."""
+    source = Path(_scored(runs[0], system, ADVERSE)["trial_list"])
+    trials = read_trials(source)
+    speakers = read_speakers(source.parents[1] / "speakers.tsv", trials.ids)
+    pairs = speakers[trials.enrol_index], speakers[trials.test_index]
+    scores = {name: [_scores(folder, system, name, trials) for folder in runs] for name in lists}
+    lines = ["| trials | targets | non-targets | as they are | " + " | ".join(
+        name.removeprefix(f"{ADVERSE}_") for name in lists[1:]) + " |", "|---" * (3 + len(lists)) + "|"]
+    for group, chosen in progress(trial_groups(trials, source.parents[1] / "conditions.tsv").items(), system):
+        targets = trials.targets[chosen]
+        cells = [group, f"{targets.sum():,}", f"{(~targets).sum():,}"]
+        if targets.all() or not targets.any():  # with a single class there is no error rate
+            cells += len(lists) * ["-"]
+        else:
+            drawn = {name: np.stack([drawn_eers(values[chosen], targets, *(side[chosen] for side in pairs))
+                                     for values in of_runs]) for name, of_runs in scores.items()}
+            cells += [f"{values[:, 0].mean():.2f}" + ("" if name == base else _difference(values, drawn[base]))
+                      for name, values in drawn.items()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _difference(drawn: np.ndarray, base: np.ndarray) -> str:
+    value, low, high = over_seeds(drawn - base)
+    return f" ({value:+.2f} [{low:+.2f}, {high:+.2f}])"
+
+
+def _scored(folder: Path, system: str, name: str) -> dict:
+    return read_json(folder / "scores" / f"{system}_{name}_cosine.json")
+
+
+def _scores(folder: Path, system: str, name: str, trials: Trials) -> np.ndarray:
+    """float [n] of these trials. Raises UserError when the run was scored on others."""
+    return read_scores(folder / "scores" / _scored(folder, system, name)["score_file"], trials)
 
 
 def trial_groups(trials: Trials, conditions: Path) -> dict[str, np.ndarray]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.files import read_json, write_lines
-from local.tabulate_ablations import drawn_rates, over_seeds, scored_path
+from cslib.scoring.bootstrap import over_seeds
+from local.tabulate_ablations import drawn_rates, scored_path
 
 KEYS = ("corpus", "method", "system", "trials", "scoring")
 

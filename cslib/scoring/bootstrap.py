@@ -11,7 +11,7 @@ from bisect import bisect_left
 
 import numpy as np
 
-from cslib.scoring.metrics import checked, eer_of_curve
+from cslib.scoring.metrics import checked, eer_of_curve, equal_error_rate
 
 REPLICATES = 300  # chance moves the ends by about 4 % of the width; 2 s for 580,000 trials
 
@@ -41,6 +41,25 @@ def eer_interval(scores: np.ndarray, targets: np.ndarray, enrol_speakers: np.nda
             rates.append(_weighted_eer(classes, rejected_targets, rejected_nontargets))
     low, high = np.quantile(rates, [0.025, 0.975])
     return float(low), float(high)
+
+
+def drawn_eers(scores: np.ndarray, targets: np.ndarray, enrol_speakers: np.ndarray, test_speakers: np.ndarray,
+               draws: int = 200) -> np.ndarray:
+    """EER in percent, float [1 + draws]: of all speakers, then of those of each draw; arguments as of `eer_interval`.
+
+    Who is drawn depends on the trials alone, so that differences between two systems are of equal speakers.
+    """
+    # Of a single replicate both ends of the interval are its EER; its seed alone decides who is drawn.
+    return np.array([equal_error_rate(scores, targets), *(
+        eer_interval(scores, targets, enrol_speakers, test_speakers, replicates=1, seed=draw)[0]
+        for draw in range(draws))])
+
+
+def over_seeds(drawn: np.ndarray) -> tuple[float, float, float]:
+    """Mean over the seeds of [seeds, 1 + draws], and its 95 % interval over seeds and test speakers."""
+    seeds = np.random.default_rng(0).integers(len(drawn), size=drawn.shape)
+    low, high = np.quantile(np.take_along_axis(drawn, seeds, axis=0)[:, 1:].mean(0), [0.025, 0.975])
+    return float(drawn[:, 0].mean()), float(low), float(high)
 
 
 class _Class:
