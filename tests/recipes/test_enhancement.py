@@ -192,7 +192,8 @@ def test_recipe_mixes_every_crop_anew_and_keeps_nothing_noisy_of_the_training(tm
     assert lines[0]["d_hard_1"] > 0 and len({line["quality_1"] for line in lines}) == 1
     done = search(tmp_path, "--from", "exp", *config, "--arms", "ccr", "--factors", "1", "--negatives", "50 100")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "/none_50/checkpoints/final.pt" in done.stdout and "--noise" in done.stdout
+    command = next(line for line in (tmp_path / "exp_weights/ccr_1.log").read_text().splitlines() if "train.py" in line)
+    assert "/none_50/checkpoints/final.pt" in command and " --noise " in command
 
 
 def test_controls_of_ccr_have_its_weight() -> None:
