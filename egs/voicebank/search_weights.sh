@@ -55,6 +55,7 @@ graded=()
 for share in $negatives; do
   if [ "$share" -eq 100 ]; then graded+=("$from/none"); else graded+=("$from/none_$share"); fi
 done
+((${#graded[@]} > 0)) || fail "--negatives names at least one: what --negatives of run.sh was"
 # With --mixing anew, the run enhanced no training set: its networks themselves are the negatives.
 mixing=once negatives_of=("${graded[@]/%//enhanced}")
 if [[ -d ${graded[0]}/enhanced/valid && ! -d ${graded[0]}/enhanced/train ]]; then

@@ -66,6 +66,7 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(
     (["--from", ".", "--factors", "1 two"], "--factors takes numbers, and 'two' is something else"),
     (["--from", ".", "--arms", " "], "--arms and --factors name at least one each"),
     (["--from", ".", "--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
+    (["--from", ".", "--backbone", "crn", "--space", "logmel", "--negatives", ""], "--negatives names at least one"),
     (["--from", ".", "--backbone", "crn", "--space", "logmel"], "/none_10/checkpoints/final.pt: run 'bash egs/voiceb"),
     (["--from", "."], "/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"),
     (["--from", ".", "--backbone", "crn", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run "),
