@@ -467,10 +467,10 @@ def test_pesq_is_measured_on_what_has_a_length_for_it(tmp_path):
         Validation(PairedUtterances.open(short), ValidationConfig(short))
 
 
-def trained(data, exp, config, monkeypatch=None, stop=None):
+def trained(data, exp, config, monkeypatch=None, stop=None, task=None):
     """A run of six steps; killed before step `stop` if that is given. The objective as it then is."""
     torch.manual_seed(0)
-    made = build(config, task_of(data, config))
+    made = build(config, task or task_of(data, config))
     network = {"name": "mask_gru", **to_dict(Network(hidden=4))}
     loop = TrainingConfig(steps=6, batch_size=3, checkpoint_every=1, log_every=1, workers=0)
     trainer = Trainer(made, loop, exp, {"config": {"network": network}}, Processes(0, 1, torch.device("cpu")), 0)
@@ -589,11 +589,15 @@ def mixing(data, tmp_path_factory):
 
 def mixed_objective(data, mixing, mode="ccr", negatives=("early", "late"), banks="noise"):
     torch.manual_seed(0)
+    return build(*mixed_config_and_task(data, mixing, mode, negatives, banks))
+
+
+def mixed_config_and_task(data, mixing, mode="ccr", negatives=("early", "late"), banks="noise"):
     config = config_of(data, mode, negatives=())
     config.negatives = [mixing / name / "checkpoints/final.pt" for name in negatives]
     task = task_of(data, config)
     task.utterances, task.banks = task.utterances.clean, open_banks(banks and mixing / banks)
-    return build(config, task)
+    return config, task
 
 
 def test_networks_make_the_negatives_of_what_is_mixed_anew(data, mixing):
@@ -648,6 +652,16 @@ def test_networks_that_make_negatives_go_where_the_audio_is_before_they_are_firs
     made.negatives(torch.randn(1, 4000))
     assert moved == 4 * [torch.device("cpu")]
     assert not any(p.requires_grad for network in made.negatives.networks for p in network.parameters())
+
+
+def test_a_resumed_run_meets_the_mixtures_that_it_would_have_met(data, mixing, tmp_path, monkeypatch):
+    config, task = mixed_config_and_task(data, mixing)
+    whole = trained(data, tmp_path / "whole", config, task=task)
+    trained(data, tmp_path / "run", config, monkeypatch, stop=4, task=task)
+    resumed = trained(data, tmp_path / "run", config, task=task)
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole") and len(logged(tmp_path / "run")) == 6
+    mine, its = resumed.state_dict(), whole.state_dict()
+    assert all(torch.equal(mine[name], its[name]) for name in its)
 
 
 def test_fresh_mixtures_do_not_depend_on_the_mode(data, mixing):
