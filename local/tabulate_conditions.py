@@ -34,6 +34,7 @@ ADVERSE = "adverse"  # the list of recordings as they are; adverse_NAME are thos
 class Options:
     runs: str  # run folders of egs/voxceleb, one for each seed, with commas between
     systems: str = ""  # csc, dino, round1, final, ..., with commas between; without it all that the runs have
+    enhancers: str = ""  # columns, names of --enhance with commas between; without it all that the runs have
     base: str = ""  # name of the enhancer that the others are compared with; without it the recordings as they are
     out: Path | None = None  # Markdown file; it is printed without
 
@@ -45,12 +46,10 @@ def main(options: Options) -> None:
     absent = [system for system in systems if system not in found]
     if absent:
         raise UserError(f"--systems: {runs[0]} has no scores of {absent[0]}; it has those of {', '.join(found)}")
-    base = f"{ADVERSE}_{options.base}" if options.base else ADVERSE
-    if base not in found[systems[0]]:
-        raise UserError(f"--base: {runs[0]} has no trials that {options.base} enhanced; give a name of its --enhance")
+    lists, base = columns(runs[0], found[systems[0]], options)
     lines: list[str] = []
     for system in systems:
-        lines += [f"**{system}**", "", *table(runs, system, found[system], base), ""]
+        lines += [f"**{system}**", "", *table(runs, system, lists, base), ""]
     print("\n".join(lines[:-1]))
     if options.out:
         write_lines(options.out, lines[:-1])
@@ -66,6 +65,23 @@ def scored_lists(folder: Path) -> dict[str, list[str]]:
     if not found or any(ADVERSE not in lists for lists in found.values()):
         raise UserError(f"{folder}: has no scores of adverse trials; give folders of egs/voxceleb")
     return {system: [ADVERSE, *(name for name in lists if name != ADVERSE)] for system, lists in found.items()}
+
+
+def columns(folder: Path, found: list[str], options: Options) -> tuple[list[str], str]:
+    """The lists that are shown, the one of recordings as they are first, and the one that the others are compared with.
+
+    Raises UserError when the run has no such list.
+    """
+    names = options.enhancers.split(",") if options.enhancers else [name.removeprefix(f"{ADVERSE}_")
+                                                                    for name in found[1:]]
+    for option, wanted in (("--enhancers", names), ("--base", [options.base] if options.base else [])):
+        for name in wanted:
+            if f"{ADVERSE}_{name}" not in found:
+                raise UserError(f"{option}: {folder} has no trials that {name} enhanced; give a name of its --enhance")
+    if options.base and options.base not in names:
+        raise UserError(f"--base: {options.base} is not among --enhancers; add it there")
+    base = f"{ADVERSE}_{options.base}" if options.base else ADVERSE
+    return [ADVERSE, *(f"{ADVERSE}_{name}" for name in names)], base
 
 
 def table(runs: list[Path], system: str, lists: list[str], base: str) -> list[str]:

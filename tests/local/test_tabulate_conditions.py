@@ -72,11 +72,26 @@ def test_table_has_means_over_seeds_and_what_each_enhancer_is_worth(runs, capsys
     assert cells[4] == f"{np.mean(good):.2f}" and float(cells[3].split()[1].strip("(")) == pytest.approx(-difference)
 
 
+def test_enhancers_are_columns_in_the_order_they_are_asked_for(runs):
+    main(options_of(runs))
+    whole = [line.strip("| ").split(" | ") for line in (runs[0] / "table.md").read_text().splitlines()]
+    main(options_of(runs, enhancers="idle,good"))
+    turned = [line.strip("| ").split(" | ") for line in (runs[0] / "table.md").read_text().splitlines()]
+    assert turned[4:] == [[*line[:4], line[5], line[4]] for line in whole[4:]] and turned[2][4:] == ["idle", "good"]
+    main(options_of(runs, enhancers="good"))
+    assert [line[:5] for line in whole[4:]] == [
+        line.strip("| ").split(" | ") for line in (runs[0] / "table.md").read_text().splitlines()[4:]]
+
+
 def test_runs_and_systems_that_will_not_do_are_refused(runs):
     with pytest.raises(UserError, match="has no scores of dino; it has those of csc"):
         main(options_of(runs, systems="dino"))
     with pytest.raises(UserError, match="no trials that better enhanced"):
         main(options_of(runs, base="better"))
+    with pytest.raises(UserError, match="--enhancers: .* has no trials that better enhanced"):
+        main(options_of(runs, enhancers="good,better"))
+    with pytest.raises(UserError, match="idle is not among --enhancers"):
+        main(options_of(runs, enhancers="good", base="idle"))
     table = "utterance\troom\tsnr\tkind\tinterferer\tsir\nx\t1\t3\tnoise\t-\t-\n"
     (runs[0].parent / "data/conditions.tsv").write_text(table)
     with pytest.raises(UserError, match="not the conditions of these trials"):
