@@ -13,6 +13,7 @@ from cslib.config import UserError, from_dict, load_yaml, to_dict
 from cslib.data.augment import AugmentConfig, to_float
 from cslib.data.banks import BankWriter, open_banks
 from cslib.data.pairs import PairConfig, PairedUtterances
+from cslib.data.preparation import in_order
 from cslib.enhancement import validation as validating
 from cslib.enhancement.levels import LEVEL, at_level
 from cslib.enhancement.measures import Unmeasurable, pesq_wide_band, si_sdr
@@ -447,8 +448,8 @@ def test_what_cannot_be_measured_counts_as_poor_in_every_arm(data, monkeypatch):
         def enhance(self, audio, lengths):
             return torch.cat([torch.zeros_like(audio[:1]), audio[1:]])
 
-    monkeypatch.setitem(validating.MEASURES, "pesq", (measure, 1.0))
-    validation = Validation(PairedUtterances.open(data / "valid"), ValidationConfig(data / "valid", "pesq", 4))
+    monkeypatch.setitem(validating.MEASURES, "si_sdr", (measure, 1.0))
+    validation = Validation(PairedUtterances.open(data / "valid"), ValidationConfig(data / "valid", "si_sdr", 4))
     assert validation.of_network(Silent(), torch.device("cpu")) == pytest.approx((1 + 3 * 3) / 4)
     assert validation.of_recordings() == [3.0]
 
@@ -465,6 +466,23 @@ def test_pesq_is_measured_on_what_has_a_length_for_it(tmp_path):
     short = make_pairs(tmp_path / "short", count=2, seconds=0.2)
     with pytest.raises(UserError, match="no recording of 0.25 s or more"):
         Validation(PairedUtterances.open(short), ValidationConfig(short))
+
+
+@needs_pesq
+def test_quality_does_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):
+    pairs = make_pairs(tmp_path / "valid", count=5, seconds=1.0)
+    negative = make_negative(tmp_path / "half", pairs, 0.5)
+    network, asked = mask_gru.build(Network(hidden=4)), []
+    monkeypatch.setattr(validating, "in_order", lambda function, items, nj, chunk: asked.append(nj) or in_order(
+        function, items, nj, chunk))
+    found = []
+    for worth in (3, 6):     # of a process: 5 recordings, and 10 with the negative
+        monkeypatch.setattr(validating, "_cores", lambda: 2)
+        monkeypatch.setattr(validating, "WORTH_A_PROCESS", worth)
+        validation = Validation(PairedUtterances.open(pairs, [negative / "valid"]), ValidationConfig(pairs))
+        found.append([validation.of_network(network, torch.device("cpu")), *validation.of_recordings()])
+    assert asked == [1, 2, 0, 1]
+    assert found[0] == found[1] and found[0][1] < found[0][2]     # less noise is better
 
 
 def trained(data, exp, config, monkeypatch=None, stop=None, task=None):
