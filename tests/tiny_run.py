@@ -56,14 +56,19 @@ def command(data: Path, exp: Path, *more: str) -> list[str]:
 
 def train(data: Path, exp: Path, *more: str) -> Path:
     """Run local/train.py in this process, on one thread, as `command` would run it."""
+    return run_script(words(data, exp, *more))
+
+
+def run_script(argv: list[str]) -> Path:
+    """The same with this command line; its --exp."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with patch.object(sys, "argv", words(data, exp, *more)):
+        with patch.object(sys, "argv", argv):
             script.main(parse(script.options_of_command()))
     finally:
         torch.set_num_threads(threads)
-    return exp
+    return Path(argv[argv.index("--exp") + 1])
 
 
 ON_TWO_PROCESSES = """
