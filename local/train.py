@@ -12,7 +12,7 @@ import hashlib
 import sys
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -67,8 +67,7 @@ def main(options: Any) -> None:
     processes = distributed.start(options.device)
     objective, identity = build(options)
     if processes.first:
-        write_lines(options.exp / "config.yaml",
-                    [yaml.safe_dump(identity["config"], sort_keys=False).rstrip()])
+        write_lines(options.exp / "config.yaml", [yaml.safe_dump(_config(options), sort_keys=False).rstrip()])
         parameters = sum(p.numel() for p in objective.parameters()) / 1e6
         print(f"{identity['inputs']['count']:,} utterances, {parameters:.2f} M parameters, "
               f"{options.training.steps:,} steps of {options.training.batch_size} on {processes.device}")
@@ -116,17 +115,15 @@ def _section(package: str, name: str) -> type:
 def _identity(options: Any, utterances: Utterances, banks: Banks,
               labels: np.ndarray | None) -> dict[str, Any]:
     """What makes two runs the same: config and inputs by content; not where they lie or how they are read."""
-    config = _without_paths(to_dict(options), options)
-    for place in ("data", "exp", "noise", "labels", "start_from", "device"):
-        config.pop(place, None)
-    reporting = ("workers", "log_every", "keep_every")
-    kept = {key: value for key, value in config["training"].items() if key not in reporting}
+    config = _config(options, of_effect=True)
+    config["training"] = {key: value for key, value in config["training"].items()
+                          if key not in ("workers", "log_every", "keep_every")}
     kinds = {**banks.noise, **({"rooms": banks.rooms} if banks.rooms else {})}
     digest = {"utterances": utterances.digest(), "count": len(utterances),
               "noise": {kind: _hash(bank.segments.tobytes() + _sample(bank.samples)) for kind, bank in kinds.items()},
               "labels": _hash(labels.tobytes()) if labels is not None else None,
               "start_from": _hash(options.start_from.read_bytes()) if options.start_from else None}
-    return {"config": {**config, "training": kept}, "inputs": digest}
+    return {"config": config, "inputs": digest}
 
 
 def _defaults(options: Any) -> dict[str, Any]:
@@ -136,16 +133,28 @@ def _defaults(options: Any) -> dict[str, Any]:
     return {name: to_dict(value) for name, value in made.items() if value is not MISSING}
 
 
-def _without_paths(values: Any, config: Any) -> Any:
-    """`values`, the dictionary of a dataclass, without those that are paths; what these hold is known by content."""
+def _config(options: Any, of_effect: bool = False) -> dict[str, Any]:
+    """All options but those that say where things lie.
+
+    of_effect  without those, too, that a section calls unused
+    """
+    config = _section_of(options, of_effect)
+    for place in ("data", "exp", "noise", "labels", "start_from", "device"):
+        config.pop(place, None)
+    return config
+
+
+def _section_of(config: Any, of_effect: bool) -> Any:
     if not is_dataclass(config):
-        return values
-    kept = {field.name: getattr(config, field.name) for field in fields(config)}
-    return {name: _without_paths(values[name], value) for name, value in kept.items() if not _is_path(value)}
+        return to_dict(config)
+    hints, left_out = get_type_hints(type(config)), getattr(config, "unused", ()) if of_effect else ()
+    return {field.name: _section_of(getattr(config, field.name), of_effect) for field in fields(config)
+            if not _is_path(hints[field.name]) and field.name not in left_out}
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, Path) or isinstance(value, (list, tuple)) and any(map(_is_path, value))
+def _is_path(hint: Any) -> bool:
+    """Of Path, Path | None, list[Path], ..., whatever the value is."""
+    return hint is Path or any(map(_is_path, get_args(hint)))
 
 
 def _sample(values: np.ndarray) -> bytes:

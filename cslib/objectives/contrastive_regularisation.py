@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import torch
@@ -59,10 +59,11 @@ class RegulariserConfig:
         for met, name, wanted in demands:
             if not met:
                 raise UserError(f"objective.regulariser.{name}: {getattr(self, name)} will not do; give {wanted}")
-        if self.mode == "none":   # the same training whatever the rest says: one that is done is not done anew
-            for unused in fields(self)[1:]:
-                default = unused.default if unused.default is not MISSING else unused.default_factory()
-                setattr(self, unused.name, default)
+
+    @property
+    def unused(self) -> list[str]:
+        """Options without effect: trainings that differ in nothing else are the same."""
+        return [option.name for option in fields(self) if option.name != "mode"] if self.mode == "none" else []
 
     @property
     def needs_negatives(self) -> bool:

@@ -77,7 +77,7 @@ class Trainer:
 
     identity  what the run is, config and inputs; one found in the folder is continued only if it is the same
     defaults  of the config's options. A run of earlier code, which did not have an option yet, counts as one with its
-              default
+              default; what an option said then that has no effect on this run does not count
     """
 
     def __init__(self, objective: Objective, config: TrainingConfig, folder: Path, identity: dict[str, Any],
@@ -232,7 +232,7 @@ class Trainer:
     def _is_another(self, found: dict[str, Any]) -> bool:
         """Whether this is the identity of another run; its checkpoints are then set aside."""
         if "config" in found:
-            found = {**found, "config": _with_later_options(found["config"], self.identity["config"], self.defaults)}
+            found = {**found, "config": _as_now(found["config"], self.identity["config"], self.defaults)}
         if found == self.identity:
             return False
         self._set_aside(_difference(found, self.identity))
@@ -407,13 +407,15 @@ def _optimiser(objective: Objective, config: TrainingConfig) -> torch.optim.Opti
     return torch.optim.Adam(groups, betas=(0.9, config.beta2), amsgrad=config.optimiser == "adam_amsgrad", **common)
 
 
-def _with_later_options(found: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A config that was found, with the options that only the config of `now` has at their defaults."""
-    whole = dict(found)
+def _as_now(found: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A config that was found, with the options of `now` that it lacks at their defaults, and without those that `now`
+    leaves out, though there still are such options: they have no effect.
+    """
+    whole = {name: value for name, value in found.items() if name in now or name not in defaults}
     for name, value in now.items():
         inner = defaults.get(name, {})
         if isinstance(value, dict) and isinstance(inner, dict) and isinstance(found.get(name, {}), dict):
-            whole[name] = _with_later_options(found.get(name, {}), value, inner)
+            whole[name] = _as_now(found.get(name, {}), value, inner)
         elif name not in found and name in defaults:
             whole[name] = inner
     return whole

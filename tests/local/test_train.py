@@ -176,6 +176,27 @@ def test_files_of_a_config_count_by_what_they_hold_and_not_by_where_they_lie(pai
     assert "inputs.utterances" in capsys.readouterr().out
 
 
+def test_negatives_make_no_other_run_of_an_arm_that_does_not_hear_them(pairs, tmp_path, capsys):
+    arm = ["--objective.regulariser.mode", "cr"]
+    train(pairs, tmp_path / "run", *arm)
+    train(pairs, tmp_path / "run", *arm, *with_negatives(pairs, tmp_path / "negative")[:2])
+    assert "nothing to train" in capsys.readouterr().out
+
+
+def test_options_of_the_regulariser_make_no_other_run_without_one(pairs, tmp_path, capsys):
+    none = ["--objective.regulariser.mode", "none"]
+    final = train(pairs, tmp_path / "run", *none) / "checkpoints/final.pt"
+    state = torch.load(final, weights_only=True)     # as earlier code left it
+    state["identity"]["config"]["objective"] |= {"negatives": []}
+    state["identity"]["config"]["objective"]["regulariser"] |= {"delay_steps": 500, "warmup_steps": 1}
+    torch.save(state, final)
+    train(pairs, tmp_path / "run", *none, "--objective.regulariser.delay_steps", "7")
+    assert "nothing to train" in capsys.readouterr().out
+    assert "delay_steps: 7" in (tmp_path / "run/config.yaml").read_text()
+    train(pairs, tmp_path / "run", "--objective.regulariser.mode", "cr")
+    assert "config.objective.regulariser.mode: none then, cr now" in capsys.readouterr().out
+
+
 def test_what_makes_a_run_the_same_holds_no_more_for_an_objective_without_files(data, tmp_path):
     run = train(data, tmp_path / "run", "--training.steps", "3")
     identity = torch.load(run / "checkpoints/final.pt", weights_only=True)["identity"]

@@ -371,12 +371,6 @@ def test_the_total_is_the_native_loss_and_lambda_times_the_regulariser(data):
     assert parts.keys() < losses.parts.keys()
 
 
-def test_without_a_regulariser_its_options_make_no_other_training():
-    none = RegulariserConfig("none", weight=0.3, delay_steps=7, group_weights=[1.0], space=LOGMEL)
-    assert none == RegulariserConfig("none") and to_dict(none) == to_dict(RegulariserConfig("none"))
-    assert RegulariserConfig("cr", delay_steps=7) != RegulariserConfig("cr")
-
-
 def test_all_modes_see_the_same_crops_and_start_from_the_same_weights(data):
     none, ccr = objective(data, "none"), objective(data, "ccr")
     assert all(map(torch.equal, none.network.parameters(), ccr.network.parameters()))
