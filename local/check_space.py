@@ -4,8 +4,8 @@
         --space.checkpoint exp/mini_crn/space/checkpoints/final.pt
 
 Prints a line for each group of features. Where the rank correlation with the SNR is not clearly negative, or negatives
-are not closer to the clean speech than the noisy speech is, the group can teach nothing: leave it out by a
-group_weight of 0.
+are not closer to the clean speech than the noisy speech is, the group can teach nothing: leave it out by a 0 in its
+place in objective.regulariser.group_weights.
 """
 
 from __future__ import annotations

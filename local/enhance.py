@@ -17,22 +17,28 @@ from pathlib import Path
 
 import soundfile
 
-from cslib.config import Part, run
+from cslib.config import Part, UserError, run
 from cslib.data.manifests import Entry, write_set
-from cslib.enhancement.streaming import Job, enhance_jobs, find_jobs
+from cslib.enhancement.streaming import Job, enhance_jobs, find_jobs, load_enhancer
 from cslib.training.distributed import device_named
 
 
 @dataclass
 class Options:
     checkpoint: Path  # final.pt of an enhancement network
-    in_: Path  # recordings: a file, a tree of wav and flac files, or a set
-    out: Path  # folder for the enhanced ones
+    in_: Path | None = None  # a file, a tree of wav and flac files, or a set; none: see if the network opens
+    out: Path | None = None  # folder for the enhanced ones
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes a GPU when there is one
     part: Part = field(default_factory=Part)  # "3/40": the third of forty equal shares
 
 
 def main(options: Options) -> None:
+    if not options.in_ and not options.out:
+        load_enhancer(options.checkpoint)
+        print(f"{options.checkpoint}: a network for enhancement")
+        return
+    if not options.in_ or not options.out:
+        raise UserError("--in and --out: give both, what is to be enhanced and where to")
     jobs = find_jobs(options.in_, options.out)
     mine = jobs[options.part.slice(len(jobs))]
     enhance_jobs(options.checkpoint, mine, options.out, device_named(options.device))

@@ -26,11 +26,13 @@ from cslib.config import UserError, run
 from cslib.data.augment import to_float
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances, read_conditions
-from cslib.enhancement.folders import REPLICATES, Scores, measured_in_all
+from cslib.enhancement.folders import Scores, measured_in_all, resampled_means
 from cslib.enhancement.measures import HEADLINE, MEASURES
 from cslib.enhancement.plots import plot_spectrograms
 from cslib.enhancement.streaming import load_enhancer
 from cslib.files import read_json, write_json
+from cslib.representations import SpaceConfig, describe
+from cslib.training.checkpoint import load
 from local.make_results import commit
 
 ORDER = ("noisy", "none", "positive", "cr", "ccr")  # of the systems; others come after them
@@ -48,6 +50,8 @@ class Options:
     test: Path  # data/<corpus>/test, the pairs that were scored
     noisy: Path  # their scores before they were enhanced
     mixing: str = "once"  # of the training pairs: once, or anew for every crop
+    space: SpaceConfig | None = None  # what features the regulariser compared
+    negatives: str = ""  # networks that made them, by the share of the steps, in percent, that each learnt for
     recipe: str = "voicebank"  # folder of the recipe under egs/
     systems: str = ""  # which of the scores, with commas between; all of them without it
     seconds: Path | None = None  # JSON {stage: seconds}; none is known without it
@@ -64,13 +68,14 @@ def main(options: Options) -> None:
     systems = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
     whole, costs = measured_in_all(found), real_time_factors(options, systems)
     rows = [{"system": name, "backbone": options.backbone, "seed": options.seed, **_row(found[name], whole),
-             **costs.get(name, {})} for name in systems]
+             **costs.get(name, {}), **training(options.exp / name)} for name in systems]
     differences = [_difference(name, found[name].only(whole), found["none"].only(whole)) for name in systems
                    if "none" in found and name not in ("noisy", "none")]
     beaten = {name: switches(options.exp / name / "log.jsonl") for name in systems}
     write_json(options.exp / "results.json", {
         "recipe": options.recipe, "corpus": options.corpus, "method": options.backbone, "seed": options.seed,
-        "mixing": options.mixing,
+        "mixing": options.mixing, "space": describe(options.space) if options.space else "",
+        "negatives": [int(share) for share in options.negatives.split()],
         "commit": commit(), "rows": rows, "over_none": differences,
         "negatives_beaten_at_step": {name: steps for name, steps in beaten.items() if steps is not None},
         "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {}})
@@ -84,6 +89,16 @@ def _row(scores: Scores, whole: np.ndarray) -> dict[str, Any]:
     means, intervals = scores.only(whole).means(), scores.only(whole).intervals()
     return {**{name: means[name] for name in HEADLINE}, **{f"{name}_ci95": intervals[name] for name in COMPARED},
             "files": len(scores.names), "failed": len(scores.failures())}
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """How long a network was trained, and how heavy its regulariser was."""
+    path = folder / "checkpoints" / "final.pt"
+    if not path.exists():
+        return {}
+    state = load(path)
+    weight = state["config"].get("objective", {}).get("regulariser", {}).get("weight")
+    return {"steps": state["step"]} | ({} if weight is None else {"regulariser_weight": weight})
 
 
 def real_time_factors(options: Options, systems: list[str]) -> dict[str, dict[str, Any]]:
@@ -109,19 +124,17 @@ def real_time_factors(options: Options, systems: list[str]) -> dict[str, dict[st
 
 def _difference(name: str, scores: Scores, base: Scores) -> dict[str, Any]:
     """Mean gain over the system `base`, of the same recordings."""
-    gains = scores.values - base.values
-    means = gains[np.random.default_rng(0).integers(len(gains), size=(REPLICATES, len(gains)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    gains = (scores.values - base.values)[:, [MEASURES.index(measure) for measure in COMPARED]]
+    low, high = np.quantile(resampled_means(gains), [0.025, 0.975], axis=0)
     result: dict[str, Any] = {"system": name}
-    for measure in COMPARED:
-        column = MEASURES.index(measure)
+    for column, measure in enumerate(COMPARED):
         result |= {measure: float(gains[:, column].mean()),
                    f"{measure}_ci95": [float(low[column]), float(high[column])]}
     return result
 
 
 def switches(log: Path) -> list[int | None] | None:
-    """The steps, to within a log line, by which 1, 2, ... negatives were beaten; None for those that never were.
+    """The step, to within a log line, by which each negative was beaten; None for those that never were.
 
     None where there is no curriculum.
     """
@@ -132,8 +145,9 @@ def switches(log: Path) -> list[int | None] | None:
     if not lines:
         return None
     count = sum(name.startswith("quality_") for name in lines[0])
-    # A line is a mean over its steps, so that a switch within it gives a fraction: it counts from the next one on.
-    return [next((line["step"] for line in lines if line["beaten"] > k - 1e-3), None) for k in range(1, count + 1)]
+    # Before the network is measured for the first time, its quality is that of the noisy speech and beats nobody.
+    return [next((line["step"] for line in lines if line["beaten"] and line["best_quality"] > line[f"quality_{k}"]),
+                 None) for k in range(1, count + 1)]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -86,6 +86,9 @@ def _check(options: Options) -> None:
                             f"mix with), here are {len(given)}")
     if options.noisy_dir and not options.mix_train:
         raise UserError("mix_train: false is for clean speech and --noise; what --noisy-dir holds is mixed already")
+    for clean, noisy in ((options.clean_dir, options.noisy_dir), (options.test_clean_dir, options.test_noisy_dir)):
+        if noisy and noisy.resolve() == clean.resolve():
+            raise UserError(f"noisy_dir: {noisy} is given as the clean one, too; give the noisy recordings")
     if options.noise and options.noise_test and options.noise.resolve() == options.noise_test.resolve():
         raise UserError(f"noise_test: {options.noise_test} is the training noise too; give noise that it does not hold")
     if not 0 < options.valid_share < 1:

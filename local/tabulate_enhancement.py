@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cslib.config import UserError, run
-from cslib.enhancement.folders import REPLICATES, Scores
+from cslib.enhancement.folders import Scores, resampled_means
 from cslib.enhancement.measures import HEADLINE, MEASURES
 from cslib.files import read_json, write_lines
 
@@ -36,47 +36,66 @@ def main(options: Options) -> None:
     runs = {Path(name): read_json(Path(name) / "results.json") for name in options.runs.split(",")}
     if any("over_none" not in results for results in runs.values()):
         raise UserError("--runs: give folders of egs/voicebank, with its results.json")
-    lines = [*measures_table(list(runs.values())), "", *gains_table(runs)]
+    groups = alike(runs)
+    lines = [*measures_table(runs, groups), "", *gains_table(groups)]
     print("\n".join(lines))
     if options.out:
         write_lines(options.out, lines)
 
 
-def network_of(results: dict[str, Any]) -> str:
-    """What runs have to share to be averaged."""
-    return results["method"] + (", mixed anew" if results.get("mixing") == "anew" else "")
+def alike(runs: dict[Path, dict[str, Any]]) -> dict[str, list[Path]]:
+    """Runs that differ in their seeds alone, under a name: the network, and all else in which these runs are not alike.
+
+    Raises UserError when two of them have the same seed.
+    """
+    parts = {folder: (results["method"], "mixed anew" if results.get("mixing") == "anew" else "",
+                      results.get("space", ""), _length(results)) for folder, results in runs.items()}
+    telling = [len(set(values)) > 1 or number < 2 for number, values in enumerate(zip(*parts.values(), strict=True))]
+    groups: dict[str, list[Path]] = {}
+    for folder, values in parts.items():
+        name = ", ".join(value for value, tells in zip(values, telling, strict=True) if tells and value)
+        for other in groups.setdefault(name, []):
+            if runs[other].get("seed") == runs[folder].get("seed") is not None:
+                raise UserError(f"--runs: {other} and {folder} are both {name} of seed {runs[folder]['seed']}, and "
+                                "means are over seeds; give one of them")
+        groups[name].append(folder)
+    return groups
 
 
-def measures_table(runs: list[dict[str, Any]]) -> list[str]:
-    """A line for each network and system: means over the seeds, and the PESQ of each seed."""
+def _length(results: dict[str, Any]) -> str:
+    return next((f"{row['steps']:,} steps" for row in results["rows"] if "steps" in row), "")
+
+
+def measures_table(runs: dict[Path, dict[str, Any]], groups: dict[str, list[Path]]) -> list[str]:
+    """A line for each group of runs and system: means over the seeds, and the PESQ of each seed."""
     lines = ["| network | system | " + " | ".join(HEADLINE) + " | PESQ of each seed |",
              "|---" * (3 + len(HEADLINE)) + "|"]
-    rows = [(network_of(results), row) for results in runs for row in results["rows"]]
-    for network, system in dict.fromkeys((network, row["system"]) for network, row in rows):
-        alike = [row for its, row in rows if (its, row["system"]) == (network, system)]
-        means = (f"{np.mean([row[name] for row in alike]):.3f}" for name in HEADLINE)
-        seeds = ", ".join(f"{row['pesq']:.3f} ({row['seed']})" for row in alike)
-        lines.append(f"| {network} | {system} | " + " | ".join(means) + f" | {seeds} |")
+    for name, folders in groups.items():
+        rows = [row for folder in folders for row in runs[folder]["rows"]]
+        for system in dict.fromkeys(row["system"] for row in rows):
+            mine = [row for row in rows if row["system"] == system]
+            means = (f"{np.mean([row[measure] for row in mine]):.3f}" for measure in HEADLINE)
+            seeds = ", ".join(f"{row['pesq']:.3f} ({row['seed']})" for row in mine)
+            lines.append(f"| {name} | {system} | " + " | ".join(means) + f" | {seeds} |")
     return lines
 
 
-def gains_table(runs: dict[Path, dict[str, Any]]) -> list[str]:
-    """A line for each network and pair of systems that its runs have."""
+def gains_table(groups: dict[str, list[Path]]) -> list[str]:
+    """A line for each group of runs and pair of systems that they have."""
     lines = ["| network | gain | " + " | ".join(f"{name}, mean [95 %] | {name} of each seed" for name in GAINS) + " |",
              "|---" * (2 + 2 * len(GAINS)) + "|"]
-    for network in dict.fromkeys(map(network_of, runs.values())):
-        folders = [path for path, results in runs.items() if network_of(results) == network]
+    for name, folders in groups.items():
         for better, base in PAIRS:
-            tables = [[path / "scores" / f"{name}.tsv" for name in (better, base)] for path in folders]
-            there = [path.exists() for pair in tables for path in pair]
+            tables = [[path / "scores" / f"{system}.tsv" for system in (better, base)] for path in folders]
+            there = [all(path.exists() for path in pair) for pair in tables]
             if any(there) and not all(there):
-                print(f"{network}: not all runs have {better} and {base}; that gain is left out", file=sys.stderr)
+                print(f"{name}: not all runs have {better} and {base}; that gain is left out", file=sys.stderr)
             elif all(there):
                 if len({tuple(Scores.read(pair[0]).names) for pair in tables}) > 1:
-                    raise UserError(f"--runs: those of {network} were tested on different sets; tabulate them apart")
+                    raise UserError(f"--runs: those of {name} were tested on different sets; tabulate them apart")
                 gains = [gains_of(*pair) for pair in tables]
                 cells = (cell for column in range(len(GAINS)) for cell in _cells(np.stack(gains)[:, :, column]))
-                lines.append(f"| {network} | {better} over {base} | " + " | ".join(cells) + " |")
+                lines.append(f"| {name} | {better} over {base} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -94,8 +113,7 @@ def _cells(gains: np.ndarray) -> tuple[str, str]:
     if not whole.size:
         return "-", "-"
     recordings = whole.mean(axis=0)
-    drawn = np.random.default_rng(0).integers(len(recordings), size=(REPLICATES, len(recordings)))
-    low, high = np.quantile(recordings[drawn].mean(axis=1), [0.025, 0.975])
+    low, high = np.quantile(resampled_means(recordings[:, None]), [0.025, 0.975])
     return (f"{recordings.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
             ", ".join(f"{mean:+.3f}" for mean in whole.mean(axis=1)))
 

@@ -30,6 +30,8 @@ class Options:
 
 def main(options: Options) -> None:
     suffixes = sorted(SOUNDFILE_SUFFIXES)
+    if options.out.suffix.lower() in suffixes:
+        raise UserError(f"--out {options.out}: names a recording, and has to be a folder: names are those of the input")
     jobs = [job for source in options.files for job in find_jobs(source, options.out, suffixes)]
     (target, times), = Counter(job.target for job in jobs).most_common(1)
     if times > 1:

@@ -85,7 +85,7 @@ def differing(values: dict[str, Any], default: Any, prefix: str = "") -> str:
     for name, value in values.items():
         if is_dataclass(getattr(default, name, None)) and isinstance(value, dict):
             told.append(differing(value, getattr(default, name), f"{prefix}{name}."))
-        elif value != known.get(name):
+        elif value != known.get(name) or name == "mode":   # which says what the others mean
             told.append(f"{prefix}{name} {value}")
     return ", ".join(filter(None, told))
 

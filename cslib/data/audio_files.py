@@ -33,6 +33,7 @@ AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | FFMPEG_SUFFIXES
 BLOCK = 30 * SAMPLE_RATE  # frames read at a time
 UNKNOWN = 2**40  # frames; a streamed flac, which does not know its length, has more
 UNREADABLE = "unreadable"
+LOUDEST = 32.0  # 30 dB over full scale: no float recording, but int16 samples that became floats
 
 
 class Unreadable(Exception):
@@ -240,6 +241,10 @@ def _mono_blocks(audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
         block = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
         if not np.isfinite(block).all():
             raise Unreadable("has samples that are not finite")
+        peak = np.abs(block).max()
+        if peak > LOUDEST:
+            raise Unreadable(f"reaches {peak:,.0f} times full scale, as 16-bit samples saved as floats do; divide them "
+                             "by 32,768")
         yield block
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cslib.config import UserError
+from cslib.data.audio_files import LOUDEST
 from cslib.data.manifests import SAMPLE_RATE
 
 FRAME_LENGTH = SAMPLE_RATE * 30 // 1000
@@ -35,7 +36,6 @@ SHORTEST = SAMPLE_RATE // 4  # samples; below this PESQ refuses, and STOI has no
 # PESQ's C code has room for 50 utterances and writes past it unchecked. One takes 0.2 s and the pause after it
 # as much, so 20 s cannot hold more.
 PESQ_LONGEST = 20 * SAMPLE_RATE
-LOUDEST = 32.0          # 30 dB over full scale: no float recording, but int16 samples that became floats
 
 HEADLINE = ("pesq", "stoi", "estoi", "csig", "cbak", "covl", "ssnr", "si_sdr")
 MEASURES = (*HEADLINE, "llr", "wss", "csig_doubly_scaled", "cbak_doubly_scaled", "covl_doubly_scaled",
@@ -123,7 +123,7 @@ def checked(clean: np.ndarray, enhanced: np.ndarray) -> tuple[np.ndarray, np.nda
             raise ValueError(f"the {name} recording reaches {np.abs(signal).max():,.0f}; give int16, or floats whose "
                              "full scale is 1")
         if not len(signal) or np.ptp(signal) == 0:
-            raise Unmeasurable(f"the {name} recording is silent")
+            raise Unmeasurable(f"the {name} recording is {'silent' if len(signal) else 'empty'}")
     return clean, enhanced
 
 
@@ -303,7 +303,7 @@ def stoi(clean: np.ndarray, enhanced: np.ndarray, extended: bool = False) -> flo
 
 def _refuse_short(signal: np.ndarray) -> None:
     if len(signal) < SHORTEST:
-        raise Unmeasurable(f"lasts {len(signal) / SAMPLE_RATE:.2f} s, less than {SHORTEST / SAMPLE_RATE:g} s")
+        raise Unmeasurable(f"has {len(signal):,} samples, less than {SHORTEST / SAMPLE_RATE:g} s")
 
 
 def _imported(package: str) -> ModuleType:

@@ -5,6 +5,7 @@ A group of features in which noisier speech is not further from the clean one ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -63,9 +64,11 @@ def table(checks: list[GroupCheck]) -> str:
 
 def doubts(checks: list[GroupCheck]) -> list[str]:
     """What speaks against the space and the negatives, a sentence each."""
+    if any(math.isnan(check.snr_correlation) for check in checks):
+        return ["there are too few recordings, or all are of one SNR: whether the space is fit cannot be told"]
     found = [f"group {group} hardly tells noisier speech from less noisy one (rank correlation "
-             f"{check.snr_correlation:.2f}): leave it out by a group_weight of 0"
-             for group, check in enumerate(checks, start=1) if not check.snr_correlation <= CLEARLY]
+             f"{check.snr_correlation:.2f}): leave it out by a 0 in its place in objective.regulariser.group_weights"
+             for group, check in enumerate(checks, start=1) if check.snr_correlation > CLEARLY]
     for negative, shares in enumerate(zip(*(check.closer for check in checks), strict=True), start=1):
         if min(shares) < ENOUGH:
             found.append(f"negative {negative} is closer to the clean speech than the noisy speech is in only "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cslib.config import UserError, find
+from cslib.training.checkpoint import load
 
 DITHER = 10 ** (-70 / 20)  # root mean square; a quiet room
 
@@ -34,6 +35,15 @@ class SpaceConfig:
         for name in names:
             if getattr(self, name) is not None:
                 raise UserError(f"space.{name}: the space {self.name} has no use for it; leave it out")
+
+
+def describe(config: SpaceConfig) -> str:
+    """What results call a space: `logmel`, `WAV2VEC2_BASE` or, of an encoder of our own, `dino resnet, 300 steps`."""
+    if config.name != "encoder" or config.checkpoint is None:
+        return config.bundle or ("WAV2VEC2_BASE" if config.name == "torchaudio" else config.name)
+    state = load(config.checkpoint)
+    names = [state.get("config", {}).get(part, {}).get("name", "") for part in ("objective", "network")]
+    return f"{' '.join(filter(None, names))}, {state.get('step', 0):,} steps"
 
 
 def open_space(config: SpaceConfig) -> Space:

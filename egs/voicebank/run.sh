@@ -7,7 +7,7 @@
 #   bash egs/voicebank/run.sh --corpus voicebank --voicebank A --space wav2vec2.pth --bundle WAV2VEC2_BASE --gpus 4
 #
 # Stage         reads                             writes
-#   1 data      the corpus folders                data/<corpus>/train, valid, test: pairs; the scores of the noisy test
+#   1 data      the corpus folders                data/<corpus>_pairs: train, valid, test; scores of the noisy test
 #   2 space     the clean side of train           exp/<run>/space: the encoder in whose features speech is compared
 #   3 none      train, valid, the config          exp/<run>/none, none_10, ...: networks without a regulariser,
 #                                                 and what they make of train and valid: the negatives (with
@@ -28,8 +28,8 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 stage=1          # first stage to run
 stop_stage=7     # last stage to run
 corpus=mini      # mini (synthesised here), folder (recordings of your own) or voicebank
-backbone=crn     # the network: crn, mask_gru or any other name of a config
-config=          # the config (default: conf/mini/<backbone>.yaml for mini and without a GPU, else conf/<backbone>.yaml)
+backbone=crn     # the network: crn, mask_gru, tf_conformer or any other name of a config
+config=          # the config, by whose name results go (default: conf/mini/<backbone>.yaml; on a GPU conf/<backbone>.yaml)
 arms='none positive cr ccr'    # what is trained and compared; fixed, hard_only, cr_matched and literal are controls
 negatives='10 35 100'    # networks that make negatives, by the share of the steps, in percent, that each learns for
 space=           # final.pt of an encoder to compare in, or logmel (default: one is trained, with space.yaml by the config)
@@ -62,6 +62,8 @@ existing_folders clean_dir noisy_dir test_clean_dir test_noisy_dir noise_dir voi
 ((1 <= stage && stage <= stop_stage && stop_stage <= 7)) ||
   fail "--stage $stage --stop-stage $stop_stage: the stages are 1 to 7, and the first comes before the last"
 [ -z "${noisy_dir:+$test_noisy_dir}" ] || [ -z "$noise_dir" ] || fail "--noise-dir: both noisy folders are given"
+((nj > 0)) || fail "--nj is at least 1"
+[ -n "${arms// /}" ] || fail "--arms names at least one"
 [ -z "$bundle" ] || [ -n "$space" ] || fail "--bundle $bundle: give the file of its weights with --space"
 [ -z "$bundle" ] || [ "$space" != logmel ] || fail "--bundle $bundle: its weights are a file, and --space is logmel"
 [ "$space" = logmel ] || absolute_paths space
@@ -72,10 +74,17 @@ case $mixing in
         [ -z "$noisy_dir" ] || fail "--mixing anew: $noisy_dir is mixed already; give --noise-dir in its place" ;;
   *) fail "--mixing is once or anew, not '$mixing'" ;;
 esac
+for folder in "$noisy_dir" "$test_clean_dir"; do
+  [ -z "$folder" ] || ! [ "$folder" -ef "$clean_dir" ] || fail "--clean-dir $clean_dir is given for two things"
+done
+[ -z "$test_noisy_dir" ] || ! [ "$test_noisy_dir" -ef "$test_clean_dir" ] ||
+  fail "--test-noisy-dir: $test_noisy_dir is what --test-clean-dir holds"
 for share in $negatives; do
   [[ $share =~ ^([1-9][0-9]?|100)$ ]] || fail "--negatives: '$share' is no percentage from 1 to 100"
 done
 absolute_paths config data exp
+[ -z "$config" ] || [ -f "$config" ] || fail "there is no config $config"
+[ -z "$config" ] || backbone=$(basename "$config" .yaml)   # results are not to call it by another network's name
 cd "$root"
 kind=$corpus   # of data and runs
 [ "$mixing" = once ] || kind=${corpus}_anew
@@ -86,7 +95,8 @@ conf=egs/voicebank/conf device=cuda launcher=()
 arm_configs=$conf/arms
 if [ "$corpus" = mini ] || [ "$device" = cpu ]; then conf=$conf/mini; fi
 config=${config:-$conf/$backbone.yaml} beside=$(dirname "${config:-$conf/$backbone.yaml}")
-[ -f "$config" ] || fail "there is no config $config; in $conf there are: $(cd "$conf" && echo *.yaml)"
+[ -f "$config" ] || fail "there is no config $config; networks in $conf: $(
+  cd "$conf" && printf '%s\n' *.yaml | sed -e '/^space.yaml$/d' -e 's/\.yaml$//' | xargs)"
 [ -n "$space" ] || [ -f "$beside/space.yaml" ] || fail "there is no config $beside/space.yaml; add it or give --space"
 regularised=() curricular=no
 for arm in $arms; do
@@ -226,11 +236,12 @@ fi
 
 if stage 7 "results"; then
   write_seconds "$exp/seconds.json"
-  systems=$(IFS=, && echo "none${regularised[*]:+,${regularised[*]}}")
+  systems=$(IFS=, && echo "none${regularised[*]:+,${regularised[*]}}") compared=()
+  [ ${#regularised[@]} -eq 0 ] || compared=("${in_space[@]}")
   continues "$exp/results.json" "$exp/spectrograms.png"
   run local/make_enhancement_results.py --exp "$exp" --corpus "$corpus" --backbone "$backbone" --seed "$seed" \
     --mixing "$mixing" --test "$data/test" --noisy "$data/noisy.tsv" --systems "$systems" \
-    --seconds "$exp/seconds.json"
+    --negatives "$negatives" "${compared[@]}" --seconds "$exp/seconds.json"
 fi
 end_stages
 exit

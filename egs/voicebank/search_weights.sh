@@ -13,14 +13,12 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/pool.sh"
 
 from=            # finished run of run.sh whose networks without a regulariser made the negatives
-backbone=        # the network (default: that of the run)
 arms='positive cr ccr'     # which arms
 factors='0.2 0.5 1 2 5'    # the weights, in those of conf/arms
 data=            # prepared pairs, those of the run (default: those of mini)
 negatives='10 35 100'    # the run's networks that make negatives: what --negatives of run.sh was
 space=           # final.pt of an encoder to compare in, or logmel (default: the encoder of the run)
 bundle=          # --space holds the weights of this torchaudio model
-config=          # of the network (default: conf/mini/<backbone>.yaml)
 exp=             # folder for the trainings (default: <from>_weights)
 seed=1           # random seed of the trainings
 jobs=$(getconf _NPROCESSORS_ONLN)    # trainings at a time, of one thread and about 1 GB each
@@ -29,7 +27,7 @@ parse_options "$@"
 
 required from
 [ -z "$bundle" ] || [[ -n $space && $space != logmel ]] || fail "--bundle $bundle: give the file of its weights with --space"
-absolute_paths from data config exp
+absolute_paths from data exp
 [ "$space" = logmel ] || absolute_paths space
 cd "$root"
 ((jobs > 0)) || fail "--jobs is at least 1"
@@ -39,15 +37,15 @@ read -ra factors_asked <<<"$factors"
 for factor in "${factors_asked[@]}"; do
   [[ $factor =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--factors takes numbers, and '$factor' is something else"
 done
-[ -n "$backbone" ] || backbone=$(sed -n '/^network:/,$s/^ *name: *//p' "$from/none/config.yaml" 2>/dev/null | head -n 1 || true)
-[ -n "$backbone" ] || fail "--from: there is no $from/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
+config=$from/none/config.yaml   # the network and the steps of the run
+[ -f "$config" ] || fail "--from: there is no $config: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
 space=${space:-$from/space/checkpoints/final.pt} exp=${exp:-${from}_weights}
 in_space=(--objective.regulariser.space.name encoder --objective.regulariser.space.checkpoint "$space")
 [ -z "$bundle" ] || in_space=(--objective.regulariser.space.name torchaudio
   --objective.regulariser.space.checkpoint "$space" --objective.regulariser.space.bundle "$bundle")
 [ "$space" != logmel ] || in_space=(--objective.regulariser.space.name logmel)
-config=${config:-egs/voicebank/conf/mini/$backbone.yaml} arm_configs=egs/voicebank/conf/arms
-for file in "$config" "$space" "${arms_asked[@]/%/.yaml}"; do
+arm_configs=egs/voicebank/conf/arms
+for file in "$space" "${arms_asked[@]/%/.yaml}"; do
   [[ $file == logmel || -f $file || -f $arm_configs/$file ]] ||
     fail "there is no file $file; check the name, or run egs/voicebank/run.sh"
 done
@@ -80,6 +78,10 @@ for side in "${sides[@]}"; do
 done
 . ./path.sh
 cslib_also_needs egs/voicebank/requirements.txt
+printf -v enhanced ', "%s"' "${graded[@]/%//enhanced}"
+python local/check_space.py --pairs "$data/valid" --negatives "[${enhanced#, }]" \
+  "${in_space[@]/#--objective.regulariser.space./--space.}" --device "$device" ||
+  fail "--data: $data does not hold the pairs that $from learnt from, or the space cannot be opened, see above"
 export OMP_NUM_THREADS=1
 
 # ARM_FACTOR: a training, and how good it makes the validation pairs.

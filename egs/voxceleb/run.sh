@@ -62,6 +62,7 @@ only_with voxceleb voxceleb1 voxceleb2 trial_lists musan rirs
 existing_folders train_dir test_dir noise_dir rir_dir voxceleb1 voxceleb2 trial_lists musan rirs
 ((1 <= stage && stage <= stop_stage && stop_stage <= 8)) ||
   fail "--stage $stage --stop-stage $stop_stage: the stages are 1 to 8, and the first comes before the last"
+((nj > 0)) || fail "--nj is at least 1"
 [[ $final == yes || $final == no ]] || fail "--final is yes or no, not '$final'"
 [[ $plda == yes || $plda == no ]] || fail "--plda is yes or no, not '$plda'"
 [[ $plda == no || $rounds$final != 0no ]] || fail "--plda yes --rounds 0 --final no: there are no labels to learn from"
@@ -71,7 +72,7 @@ IFS=, read -ra words <<<"$enhance"
 for word in "${words[@]}"; do
   name=enhanced file=$word
   [[ ! $word =~ ^([A-Za-z0-9_]+)=(.+)$ ]] || name=${BASH_REMATCH[1]} file=${BASH_REMATCH[2]}
-  [ -f "$file" ] || fail "--enhance: there is no file $file"
+  [ -f "$file" ] || fail "--enhance: there is no file $file (names, as in none=A,ccr=B, have letters, digits and _)"
   [[ " ${enhancers[*]}" != *" $name="* ]] || fail "--enhance: two are called $name; name them, as in none=A,ccr=B"
   absolute_paths file
   enhancers+=("$name=$file")
@@ -102,6 +103,9 @@ fi
 for file in "${configs[@]}"; do
   check=(python local/train.py --config "$file" --data "$data/train" --exp "$exp" --print_config)
   problem=$("${check[@]}" 2>&1 >/dev/null) || fail "$file: ${problem#error: }"
+done
+for enhancer in "${enhancers[@]}"; do
+  problem=$(python local/enhance.py --checkpoint "${enhancer#*=}" 2>&1 >/dev/null) || fail "--enhance: ${problem#error: }"
 done
 [ -z "$cluster_config" ] || problem=$(python local/cluster_embeddings.py --config "$cluster_config" --embeddings e \
   --out o --print_config 2>&1 >/dev/null) || fail "$cluster_config: ${problem#error: }"

@@ -3,6 +3,7 @@ import pytest
 import soundfile
 
 from cslib.config import UserError
+from cslib.enhancement import folders as folders_module
 from cslib.enhancement.folders import Scores, pair_folders, score_folders
 from cslib.enhancement.measures import MEASURES, measure
 from tests.enhancement.speech import RATE, needs_pesq, noisy, pcm, talk
@@ -84,6 +85,15 @@ def test_interval_is_that_of_the_mean():
     assert scores.means()["pesq"] - low == pytest.approx(1.96 * 0.5 / 20, rel=0.15)
     assert high - scores.means()["pesq"] == pytest.approx(1.96 * 0.5 / 20, rel=0.15)
     assert scores.intervals() == scores.intervals() != scores.intervals(seed=1)
+
+
+def test_the_bootstrap_draws_the_same_however_much_it_holds_at_once(monkeypatch):
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    whole = folders_module.resampled_means(values, 50)
+    np.testing.assert_array_equal(
+        whole, values[np.random.default_rng(0).integers(30, size=(50, 30))].mean(axis=1))
+    monkeypatch.setattr(folders_module, "HELD", 7 * values.size)
+    np.testing.assert_array_equal(folders_module.resampled_means(values, 50), whole)
 
 
 def test_interval_of_equal_values_is_a_point():

@@ -16,6 +16,7 @@ from cslib.data.utterances import Utterances
 from cslib.enhancement.streaming import Job, enhance_file
 from cslib.models import mask_gru, resnet
 from local import enhance
+from tests.enhancement.speech import talk
 from tests.tiny_run import ENVIRONMENT, ROOT
 
 RATE = 16000
@@ -183,5 +184,20 @@ def test_the_option_is_called_in(checkpoint, tmp_path):
     done = subprocess.run([sys.executable, "local/enhance.py", "--help"], cwd=ROOT, env=ENVIRONMENT, text=True,
                           capture_output=True)
     assert "--in IN" in done.stdout and "--in_" not in done.stdout
-    with pytest.raises(UserError, match="(?i)in.* is required|required.*in"):
-        parse(enhance.Options, ["--checkpoint", "a", "--out", "b"])
+    with pytest.raises(UserError, match="--in and --out: give both"):
+        enhance.main(parse(enhance.Options, ["--checkpoint", "a", "--out", "b"]))
+
+
+def test_without_recordings_it_is_seen_whether_the_network_opens(checkpoint, tmp_path, capsys):
+    enhance.main(enhance.Options(checkpoint))
+    assert "a network for enhancement" in capsys.readouterr().out
+    (tmp_path / "text.pt").write_text("x")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        enhance.main(enhance.Options(tmp_path / "text.pt"))
+
+
+def test_whole_numbers_that_became_floats_are_refused(checkpoint, tmp_path):
+    soundfile.write(tmp_path / "loud.wav", (9000 * talk(0)).astype(np.float32), 16000, "FLOAT")
+    with pytest.raises(UserError, match=r"loud.wav: cannot be read \(reaches .* times full scale"):
+        enhance.main(enhance.Options(checkpoint, tmp_path / "loud.wav", tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.wav"))

@@ -11,6 +11,7 @@ from cslib.config import UserError
 from cslib.enhancement.folders import Scores
 from cslib.enhancement.measures import HEADLINE, MEASURES
 from cslib.models import mask_gru
+from cslib.representations import SpaceConfig
 from local import make_enhancement_results as script
 from local import tabulate_scores
 from tests.enhancement.tiny_pairs import make_pairs
@@ -30,23 +31,27 @@ def options(tmp_path):
                           noisy=tmp_path / "noisy.tsv")
 
 
-def log(folder, beaten):
+def log(folder, best):
+    """Of the qualities the second is the lower one. That of the noisy speech, which comes first, beats nobody."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [{"step": 10 * n, "beaten": value, "quality_1": 1, "quality_2": 2} for n, value in enumerate(beaten, 1)]
+    lines = [{"step": 10 * n, "beaten": n > 1 and (value > 2) + (value > 3), "best_quality": value, "quality_1": 3,
+              "quality_2": 2} for n, value in enumerate(best, 1)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_rows_gains_and_picture(options, capsys):
-    log(options.exp / "cr", [0.0, 0.4, 1.0, 1.0])
-    network = {"name": "mask_gru", "hidden": 4, "layers": 1}
+    log(options.exp / "cr", [2.5, 1.5, 2.2, 3.0])
+    config = {"network": {"name": "mask_gru", "hidden": 4, "layers": 1}, "objective": {"regulariser": {"weight": 0.3}}}
     (options.exp / "cr/checkpoints").mkdir(parents=True)
-    torch.save({"config": {"network": network}, "step": 0, "encoder": mask_gru.build(mask_gru.Config(
+    torch.save({"config": config, "step": 70, "encoder": mask_gru.build(mask_gru.Config(
         hidden=4, layers=1)).state_dict()}, options.exp / "cr/checkpoints/final.pt")
-    script.main(options)
+    script.main(replace(options, space=SpaceConfig("logmel"), negatives="10 35"))
     results = json.loads((options.exp / "results.json").read_text())
     costs = {row["system"]: (row["parameters"], row["real_time_factor"]) for row in results["rows"]
              if "parameters" in row}
     assert set(costs) == {"cr"} and costs["cr"][0] > 100 and costs["cr"][1] > 0
+    assert (results["space"], results["negatives"]) == ("logmel", [10, 35])
+    assert (results["rows"][2]["steps"], results["rows"][2]["regulariser_weight"]) == (70, 0.3)
     # u03 failed with cr, so it counts with no system.
     assert results["rows"][0]["pesq"] == pytest.approx(Scores.read(options.noisy).values[:3, 0].mean())
     assert [row["system"] for row in results["rows"]] == ["noisy", "none", "cr", "extra"]
@@ -56,11 +61,11 @@ def test_rows_gains_and_picture(options, capsys):
     assert set(gains) == {"cr", "extra"}
     assert gains["cr"]["pesq"] == pytest.approx(1.0) and gains["extra"]["si_sdr"] == pytest.approx(0.5)
     assert gains["cr"]["pesq_ci95"] == pytest.approx([1.0, 1.0]), "paired: the spread over recordings is gone"
-    assert results["negatives_beaten_at_step"] == {"cr": [30, None]}
+    assert results["negatives_beaten_at_step"] == {"cr": [None, 30]}
     assert (options.exp / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "cr over none: PESQ +1.000 [+1.000, +1.000]" in printed
-    assert "cr: negatives beaten by step 30, never" in printed
+    assert "cr: negatives beaten by step never, 30" in printed
 
 
 def test_scores_of_systems_that_are_not_asked_for_do_not_count(options):

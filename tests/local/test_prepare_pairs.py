@@ -255,6 +255,12 @@ def test_training_set_may_stay_clean_and_be_mixed_later(mixed, tmp_path):
         main(replace(later, noisy_dir=mixed.clean_dir, noise=None))
 
 
+def test_clean_speech_is_not_taken_for_noisy(mixed, tmp_path):
+    with pytest.raises(UserError, match="noisy_dir: .* is given as the clean one, too"):
+        main(replace(mixed, data=tmp_path, noise=None, noisy_dir=mixed.clean_dir))
+    assert not any(tmp_path.iterdir())
+
+
 def test_other_options_or_other_noise_in_the_same_folder_are_refused(mixed, tmp_path):
     with pytest.raises(UserError, match="was made with another seed"):
         main(replace(mixed, seed=5))

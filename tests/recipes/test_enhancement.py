@@ -41,7 +41,11 @@ def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
     (["--corpus", "folder"], "--clean-dir is missing: --corpus folder needs it"),
     (["--corpus", "voicebank"], "--voicebank is missing"),
     (["--clean-dir", "."], "--clean-dir belongs to --corpus folder, and the corpus is mini"),
-    (["--backbone", "guess"], "conf/mini/guess.yaml; in egs/voicebank/conf/mini there are: crn.yaml mask_gru.yaml"),
+    (["--backbone", "guess"], "conf/mini/guess.yaml; networks in egs/voicebank/conf/mini: crn mask_gru"),
+    (["--arms", " "], "--arms names at least one"),
+    (["--nj", "0"], "--nj is at least 1"),
+    (["--config", "none.yaml"], "/none.yaml"),
+    (["--corpus", "folder", "--clean-dir", ".", "--test-clean-dir", "."], " is given for two things"),
     (["--arms", "none better"], "there is no 'better'; there are: ccr cr cr_matched fixed hard_only literal none pos"),
     (["--negatives", "10 200"], "--negatives: '200' is no percentage from 1 to 100"),
     (["--mixing", "twice"], "--mixing is once or anew, not 'twice'"),
@@ -66,15 +70,18 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(
     (["--from", ".", "--factors", "1 two"], "--factors takes numbers, and 'two' is something else"),
     (["--from", ".", "--arms", " "], "--arms and --factors name at least one each"),
     (["--from", ".", "--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
-    (["--from", ".", "--backbone", "crn", "--space", "logmel", "--negatives", ""], "--negatives names at least one"),
-    (["--from", ".", "--backbone", "crn", "--space", "logmel"], "/none_10/checkpoints/final.pt: run 'bash egs/voiceb"),
     (["--from", "."], "/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"),
-    (["--from", ".", "--backbone", "crn", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run "),
-    (["--from", ".", "--backbone", "crn", "--space", str(RUN), "--arms", "better"], "better.yaml"),
+    (["--from", "../run", "--space", "logmel", "--negatives", ""], "--negatives names at least one"),
+    (["--from", "../run", "--space", "logmel"], "/none_10/checkpoints/final.pt: run 'bash egs/voiceb"),
+    (["--from", "../run", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run "),
+    (["--from", "../run", "--space", str(RUN), "--arms", "better"], "better.yaml"),
 ])
 def test_mistake_in_the_search_of_weights_is_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
-    done = search(tmp_path, *options)
-    assert_refused(done, sentence, tmp_path)
+    here = tmp_path / "here"
+    for folder in (here, tmp_path / "run/none"):
+        folder.mkdir(parents=True)
+    (tmp_path / "run/none/config.yaml").write_text("network: {name: mask_gru}")
+    assert_refused(search(here, *options), sentence, here)
 
 
 def test_help_lists_every_stage_and_option(tmp_path: Path) -> None:
@@ -144,6 +151,7 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
         [("noisy", "mask_gru", 1), ("none", "mask_gru", 1), ("ccr", "mask_gru", 1)]
     for row in results["rows"]:
         assert np.isfinite([row[name] for name in HEADLINE]).all() and row["files"] == 3
+    assert results["space"].startswith("dino resnet, ") and results["negatives"] == [50, 100]
     assert "parameters" not in results["rows"][0] and results["rows"][1]["real_time_factor"] > 0
     assert results["rows"][1]["parameters"] == results["rows"][2]["parameters"], "nothing is added at inference"
     assert [one["system"] for one in results["over_none"]] == ["ccr"]
@@ -159,15 +167,22 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
     assert again.count(": done already; to run it again delete ") == STAGES and "python local/" not in again
 
     # Weights are searched for on the validation pairs, from the negatives of that run.
-    weights = ["--from", "exp", "--config", "conf/mask_gru.yaml", "--arms", "ccr", "--factors", "0.5 2", "--jobs", "2"]
+    weights = ["--from", "exp", "--arms", "ccr", "--factors", "0.5 2", "--jobs", "2"]
     lacking = search(tmp_path, *weights)
     assert (lacking.returncode, lacking.stdout) == (1, "")
     assert "/exp/none_10/checkpoints/final.pt: run" in lacking.stderr
+    for made in ("train", "valid"):     # other recordings than those of the run
+        shutil.copytree(tmp_path / "data/test", tmp_path / "other" / made)
+    mistaken = search(tmp_path, *weights, "--negatives", "50 100", "--data", "other")
+    assert mistaken.returncode == 1 and not (tmp_path / "exp_weights").exists()
+    assert "lacks" in mistaken.stderr and "does not hold the pairs that " in mistaken.stderr, mistaken.stderr
     done = search(tmp_path, *weights, "--negatives", "50 100")
     assert done.returncode == 0, done.stdout + done.stderr
     table = (tmp_path / "exp_weights/table.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == ["| ccr_0.5", "| ccr_2"]
     saved = torch.load(tmp_path / "exp_weights/ccr_2/checkpoints/final.pt", weights_only=False)
+    network = torch.load(exp / "ccr/checkpoints/final.pt", weights_only=False)["config"]["network"]
+    assert saved["config"]["network"] == network and saved["step"] == results["rows"][1]["steps"]
     assert saved["config"]["objective"]["regulariser"]["weight"] == pytest.approx(
         2 * load_yaml(CONF / "arms/ccr.yaml")["objective"]["regulariser"]["weight"])
 
@@ -191,7 +206,8 @@ def test_recipe_mixes_every_crop_anew_and_keeps_nothing_noisy_of_the_training(tm
     assert not (tmp_path / "data/train/noisy").exists() and not (tmp_path / "exp/none/enhanced/train").exists()
     lines = [json.loads(line) for line in (tmp_path / "exp/ccr/log.jsonl").read_text().splitlines()]
     assert lines[0]["d_hard_1"] > 0 and len({line["quality_1"] for line in lines}) == 1
-    done = search(tmp_path, "--from", "exp", *config, "--arms", "ccr", "--factors", "1", "--negatives", "50 100")
+    done = search(tmp_path, "--from", "exp", "--space", "logmel", "--arms", "ccr", "--factors", "1",
+                  "--negatives", "50 100")
     assert done.returncode == 0, done.stdout + done.stderr
     command = next(line for line in (tmp_path / "exp_weights/ccr_1.log").read_text().splitlines() if "train.py" in line)
     assert "/none_50/checkpoints/final.pt" in command and " --noise " in command
