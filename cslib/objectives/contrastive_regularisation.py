@@ -146,7 +146,7 @@ class ContrastiveRegulariser(nn.Module):
         mode = self.config.mode
         others = negatives if self.hears_negatives(measure) else ()
         with torch.autocast(enhanced.device.type, enabled=False):
-            found = self.compare(enhanced, clean, () if mode == "positive" else (noisy, *others))
+            found = self.compare(enhanced, clean, (noisy, *others))
             denominator = self._denominator(found, clean, noisy)
             loss = self.ratio(found.positive, denominator)
             if mode == "cr_matched":
@@ -192,9 +192,7 @@ class ContrastiveRegulariser(nn.Module):
     def _health(self, found: Distances, denominator: Tensor) -> dict[str, Tensor]:
         """Distances and ratio in every group, and what the curriculum makes of the negatives."""
         health = {"d_positive": found.positive, "denominator": denominator,
-                  "ratio": found.positive / (denominator + EPSILON)}
-        if len(found.negative):
-            health["d_noisy"] = found.negative[0]
+                  "ratio": found.positive / (denominator + EPSILON), "d_noisy": found.negative[0]}
         if self.config.mode in ("ccr", "hard_only"):
             health["d_hard"] = found.negative[1:].mean(0)
         flat = {f"{name}_{group + 1}": value for name, values in health.items() for group, value in enumerate(values)}
