@@ -41,7 +41,7 @@ def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
     (["--corpus", "folder"], "--clean-dir is missing: --corpus folder needs it"),
     (["--corpus", "voicebank"], "--voicebank is missing"),
     (["--clean-dir", "."], "--clean-dir belongs to --corpus folder, and the corpus is mini"),
-    (["--backbone", "guess"], "conf/mini/guess.yaml; networks in egs/voicebank/conf/mini: crn mask_gru"),
+    (["--backbone", "guess"], "conf/mini/guess.yaml; networks in egs/voicebank/conf/mini: crn mask_gru tf_conformer"),
     (["--arms", " "], "--arms names at least one"),
     (["--nj", "0"], "--nj is at least 1"),
     (["--config", "none.yaml"], "/none.yaml"),

@@ -39,6 +39,8 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     (["--method", "guess"], "conf/mini/guess.yaml; in egs/voxceleb/conf/mini there are: csc.yaml"),
     (["--config", "guess.yaml"], "guess.yaml; in "),
     (["--enhance", "none.pt"], "--enhance: there is no file none.pt"),
+    (["--enhance", str(RUN)], "run.sh: damaged, or not a checkpoint of this project"),
+    (["--nj", "0"], "--nj is at least 1"),
     (["--enhance", f"a={RUN},b=none.pt"], "--enhance: there is no file none.pt"),
     (["--enhance", f"{RUN},{RUN}"], "--enhance: two are called enhanced; name them"),
     (["--cluster-config", "none.yaml"], "none.yaml"),
