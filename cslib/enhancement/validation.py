@@ -18,7 +18,7 @@ from cslib.data.augment import to_float
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances, whole_batches
 from cslib.data.preparation import in_order
-from cslib.enhancement.measures import SHORTEST, pesq_wide_band, si_sdr
+from cslib.enhancement.measures import SHORTEST, Unmeasurable, pesq_wide_band, si_sdr
 
 # What is measured, and the value of a recording that has none, as when a network gives silence: a poor one.
 MEASURES: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], float]] = {
@@ -97,8 +97,12 @@ def _score(measure: Callable[[np.ndarray, np.ndarray], float], worst: float,
            pair: tuple[np.ndarray, np.ndarray]) -> float:
     try:
         return measure(*pair)
-    except ValueError:   # also of what is not finite
+    except Unmeasurable:
         return worst
+    except ValueError:
+        if np.isfinite(pair[1]).all():
+            raise
+        return worst     # the training itself stops at what is not finite, and says so
 
 
 def _cores() -> int:

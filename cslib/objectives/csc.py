@@ -210,9 +210,11 @@ class Csc(Objective):
 def pairwise_si_snr(estimates: Tensor, sources: Tensor) -> Tensor:
     """Scale-invariant SNR in dB [B, C', C] of every estimate [B, C', T] of every source [B, C, T].
 
-    A silent source or estimate gives a finite, very low value. In float32, which leaves about 55 dB at best, also under
-    autocast: in bfloat16 the dot products alone would leave about 20 dB.
+    A silent source or estimate gives a finite, very low value. In float64, also under autocast: the residual is a
+    difference of nearly equal sums, which in float32 is off by several dB at 60 dB, and by how many depends on the
+    processor; in bfloat16 the dot products alone would leave about 20 dB at best.
     """
+    estimates, sources = estimates.double(), sources.double()
     estimates = estimates - estimates.mean(-1, keepdim=True)
     sources = sources - sources.mean(-1, keepdim=True)
     with torch.autocast(estimates.device.type, enabled=False):
@@ -220,7 +222,7 @@ def pairwise_si_snr(estimates: Tensor, sources: Tensor) -> Tensor:
     power = sources.square().sum(-1)[:, None] + 1e-8
     projected = dot.square() / power
     residual = (estimates.square().sum(-1)[..., None] - projected).clamp(min=0)
-    return 10 * torch.log10((projected + 1e-8) / (residual + 1e-8))
+    return (10 * torch.log10((projected + 1e-8) / (residual + 1e-8))).float()
 
 
 def without_outliers(gradient: Tensor) -> Tensor:

@@ -454,6 +454,15 @@ def test_what_cannot_be_measured_counts_as_poor_in_every_arm(data, monkeypatch):
     assert validation.of_recordings() == [3.0]
 
 
+def test_a_network_that_gives_no_numbers_is_poor_and_no_other_mistake_counts_as_that(data):
+    score = Validation(PairedUtterances.open(data / "valid"), ValidationConfig(data / "valid", "si_sdr", 4)).score
+    clean = talk(0)
+    worst = validating.MEASURES["si_sdr"][1]
+    assert score((clean, np.full_like(clean, np.nan))) == worst < score((clean, clean + 0.01 * noisy_speech(clean)))
+    with pytest.raises(ValueError, match="equal length"):
+        score((clean, clean[:-1]))
+
+
 @needs_pesq
 def test_pesq_is_measured_on_what_has_a_length_for_it(tmp_path):
     pairs = make_pairs(tmp_path / "valid", count=2, seconds=1.5)
