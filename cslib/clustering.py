@@ -122,9 +122,7 @@ def normalise(embeddings: np.ndarray) -> np.ndarray:
         )
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     if not (lengths > 0).all():
-        raise UserError(
-            "an embedding is all zeros; the network that made it has collapsed, take another checkpoint"
-        )
+        raise UserError("an embedding is all zeros; the network that made it has collapsed, take another checkpoint")
     return (embeddings / lengths).astype(np.float32, copy=False)  # a gigabyte for VoxCeleb2
 
 
@@ -223,18 +221,14 @@ def partition(vectors: np.ndarray, tree: Tree, clusters: int, config: ClusterCon
 # ---- how many clusters, without labels ----
 
 
-def choose_clusters(
-    vectors: np.ndarray, tree: Tree, config: ClusterConfig
-) -> tuple[int, list[dict[str, float]]]:
+def choose_clusters(vectors: np.ndarray, tree: Tree, config: ClusterConfig) -> tuple[int, list[dict[str, float]]]:
     """The number of clusters, and a table of the candidates with what each was judged by.
 
     Raises UserError when `config` asks for more clusters than the tree has cells, or for an unknown way to
     choose.
     """
     if config.clusters > tree.size:
-        raise UserError(
-            f"{config.clusters:,} clusters of {tree.size:,} centroids; ask for fewer, or raise --centroids"
-        )
+        raise UserError(f"{config.clusters:,} clusters of {tree.size:,} centroids; ask for fewer, or raise --centroids")
     ways = {
         "threshold": choose_by_threshold,
         "stability": choose_by_stability,
@@ -247,18 +241,14 @@ def choose_clusters(
     return ways[config.choose](vectors, tree, config)
 
 
-def choose_by_threshold(
-    vectors: np.ndarray, tree: Tree, config: ClusterConfig
-) -> tuple[int, list[dict[str, float]]]:
+def choose_by_threshold(vectors: np.ndarray, tree: Tree, config: ClusterConfig) -> tuple[int, list[dict[str, float]]]:
     """Merge until no two clusters have a mean cosine above `config.threshold`."""
     clusters = tree.clusters_above(config.threshold)
     table = [describe(vectors, tree, k, config) for k in sorted({clusters, *candidates(tree, config)})]
     return clusters, table
 
 
-def choose_by_silhouette(
-    vectors: np.ndarray, tree: Tree, config: ClusterConfig
-) -> tuple[int, list[dict[str, float]]]:
+def choose_by_silhouette(vectors: np.ndarray, tree: Tree, config: ClusterConfig) -> tuple[int, list[dict[str, float]]]:
     """The candidate with the largest mean silhouette; where that is the last one, more are weighed, up to the cells."""
     table = [describe(vectors, tree, k, config) for k in candidates(tree, config)]
     best = max(table, key=lambda row: row["silhouette"])
@@ -269,9 +259,7 @@ def choose_by_silhouette(
     return best["clusters"], table
 
 
-def choose_by_stability(
-    vectors: np.ndarray, tree: Tree, config: ClusterConfig
-) -> tuple[int, list[dict[str, float]]]:
+def choose_by_stability(vectors: np.ndarray, tree: Tree, config: ClusterConfig) -> tuple[int, list[dict[str, float]]]:
     """The candidate whose clusters come out most alike (ARI) from two random subsamples.
 
     They are compared on what both contain. Each holds 80 % of the utterances and has its own k-means and
@@ -283,9 +271,7 @@ def choose_by_stability(
     for repeat in range(config.repeats):
         chosen = [np.sort(rng.permutation(len(vectors))[: round(0.8 * len(vectors))]) for _ in range(2)]
         common = np.intersect1d(*chosen, assume_unique=True, return_indices=True)[1:]
-        halves = [
-            (rows, grow(vectors[rows], config), both) for rows, both in zip(chosen, common, strict=True)
-        ]
+        halves = [(rows, grow(vectors[rows], config), both) for rows, both in zip(chosen, common, strict=True)]
         for column, k in enumerate(counts):
             agreement[repeat, column] = adjusted_rand_score(
                 *(partition(vectors[rows], half, k, config)[both] for rows, half, both in halves)
@@ -378,9 +364,7 @@ def posteriors(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def by_size(labels: np.ndarray, min_size: int = 1) -> np.ndarray:
     """Labels renumbered by falling size (0 the largest, equals by first utterance); small clusters, and -1, -> -1."""
-    names, first, inverse, sizes = np.unique(
-        labels, return_index=True, return_inverse=True, return_counts=True
-    )
+    names, first, inverse, sizes = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
     sizes[names < 0] = 0
     order = np.lexsort((first, -sizes))
     rank = np.empty(len(names), dtype=np.int64)

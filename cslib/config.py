@@ -21,7 +21,6 @@ import io
 import itertools
 import keyword
 import os
-import pkgutil
 import re
 import sys
 import tokenize
@@ -63,9 +62,14 @@ class Part:
 register_type(Part)
 
 
-def run(main: Callable[[Options], Any], options: type[Options] | Callable[[], type[Options]],
-        argv: list[str] | None = None, description: str | None = None, program: str | None = None,
-        interrupted: str = "interrupted; the same command continues the work") -> None:
+def run(
+    main: Callable[[Options], Any],
+    options: type[Options] | Callable[[], type[Options]],
+    argv: list[str] | None = None,
+    description: str | None = None,
+    program: str | None = None,
+    interrupted: str = "interrupted; the same command continues the work",
+) -> None:
     """Parse the command line, call `main`, and end with one sentence and status 1 on a UserError.
 
     options      a dataclass, or a function that makes one when what it holds depends on the command line itself
@@ -81,7 +85,7 @@ def run(main: Callable[[Options], Any], options: type[Options] | Callable[[], ty
         sys.exit(f"error: {_sentence(error)}")
     except KeyboardInterrupt:
         sys.exit(interrupted)
-    except BrokenPipeError:   # as in `... | head`: who reads what is printed has seen enough
+    except BrokenPipeError:  # as in `... | head`: who reads what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -94,8 +98,9 @@ def positional() -> Any:
     return dataclasses.field(metadata={"positional": True})
 
 
-def parse(options: type[Options], argv: list[str] | None = None, description: str | None = None,
-          program: str | None = None) -> Options:
+def parse(
+    options: type[Options], argv: list[str] | None = None, description: str | None = None, program: str | None = None
+) -> Options:
     """Command line (default sys.argv) and any --config YAML files into the dataclass `options`.
 
     Dashes and underscores are the same in option names, and `--flag` alone means true.
@@ -135,19 +140,38 @@ def to_dict(config: Any) -> Any:
 
 
 def find(package: str, name: str) -> Any:
-    """The module cslib.<package>.<name>. Raises UserError with the names there are."""
-    folder = importlib.import_module(f"cslib.{package}")
-    known = sorted(module.name for module in pkgutil.iter_modules(folder.__path__))
+    """The module cslib.<package>.<name>, or cslib.<package>.<name>.objective, that has a `build`.
+
+    Helper modules of a package, which have none, are not found. Nothing but the module itself is imported.
+    Raises UserError with the names there are.
+    """
+    known = known_names(package)
     if name not in known:
-        raise UserError(f"there is no {name!r} in cslib/{package}; there are: {', '.join(known)}")
-    return importlib.import_module(f"cslib.{package}.{name}")
+        raise UserError(f"{name!r} is not one of cslib/{package}: {', '.join(sorted(known))}")
+    return importlib.import_module(known[name])
+
+
+def known_names(package: str) -> dict[str, str]:
+    """What `find` finds in a package: the module of each name."""
+    folder = Path(__file__).parent / package
+    paths = {path.stem: path for path in folder.glob("*.py")} | {
+        path.parent.name: path for path in folder.glob("*/objective.py")
+    }
+    return {
+        name: ".".join(["cslib", package, *path.relative_to(folder).with_suffix("").parts])
+        for name, path in sorted(paths.items())
+        if re.search(r"^def build\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
 
 
 def values_of(option: str, argv: list[str]) -> list[str]:
     """What an option is given on a command line, for what has to be known before that can be parsed."""
     pairs = zip(argv, [*argv, ""][1:], strict=True)
-    return [word.partition("=")[2] or following for word, following in pairs
-            if (word == option and following) or word.startswith(f"{option}=")]
+    return [
+        word.partition("=")[2] or following
+        for word, following in pairs
+        if (word == option and following) or word.startswith(f"{option}=")
+    ]
 
 
 def with_bases(argv: list[str]) -> list[str]:
@@ -200,7 +224,7 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
 class _Parser(ArgumentParser):
     def format_help(self) -> str:
-        text = re.sub(r"(--[a-z]+)_ ", r"\1 ", super().format_help())     # --in, see _underscored
+        text = re.sub(r"(--[a-z]+)_ ", r"\1 ", super().format_help())  # --in, see _underscored
         return re.sub(r"<class\s+'(?:\w+\.)*(\w+)'>", r"\1", text)
 
     def error(self, message: str, ex: Exception | None = None) -> None:
@@ -217,10 +241,13 @@ def _plain(message: str) -> str:
 
 _WORDS = {
     r"Parser key \"([^\"]+)\":;?": r"option \1:",
-    r"a <class 'float'>": "a number", r"a <class 'int'>": "a whole number",
+    r"a <class 'float'>": "a number",
+    r"a <class 'int'>": "a whole number",
     r"a <class 'bool'>": "true or false",
     r"<class '(?:\w+\.)*(\w+)'>": r"\1",
-    r"Not of type \w+: ": "", r": Expected ": ": expected ", r"\. Got value: ": ", got ",
+    r"Not of type \w+: ": "",
+    r": Expected ": ": expected ",
+    r"\. Got value: ": ", got ",
     r"Group '([^']+)' does not accept option '([^']+)'": r"there is no option \1.\2",
     r"Option '([^']+)' is not accepted": r"there is no option \1",
     r"unrecognized arguments: (?=-)": "there is no such option: ",
@@ -245,8 +272,10 @@ def _underscored(word: str) -> str:
 
 def _flags_spelt_out(options: type, argv: list[str]) -> list[str]:
     flags = {f"--{field.name}" for field in dataclasses.fields(options) if isinstance(field.default, bool)}
-    return [f"{word}=true" if word in flags and (not following or following.startswith("--")) else word
-            for word, following in zip(argv, [*argv, ""][1:], strict=True)]
+    return [
+        f"{word}=true" if word in flags and (not following or following.startswith("--")) else word
+        for word, following in zip(argv, [*argv, ""][1:], strict=True)
+    ]
 
 
 def _positional(options: type) -> list[str]:
@@ -269,8 +298,12 @@ def _options_first(argv: list[str]) -> list[str]:
 def _parser(options: type, description: str | None, program: str | None = None) -> _Parser:
     _describe(options)
     parser = _Parser(prog=program, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of these options; `like: other.yaml` in "
-                        "it takes over those of the file beside it that it does not name")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of these options; `like: other.yaml` in "
+        "it takes over those of the file beside it that it does not name",
+    )
     parser.add_argument("--like", help=SUPPRESS)
     unnamed = _positional(options)
     parser.add_class_arguments(options, skip=set(unnamed))
@@ -305,7 +338,7 @@ def _describe(options: type) -> None:
 def _field_comments(kind: type) -> dict[str, str]:
     try:
         source = inspect.getsource(kind)
-    except (OSError, TypeError):      # a class that was made, not written
+    except (OSError, TypeError):  # a class that was made, not written
         return {}
     comments, above = {}, ""
     for line in source.splitlines():
@@ -325,5 +358,17 @@ def _comment(line: str) -> str:
     return next((t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT), "")
 
 
-__all__ = ["Part", "UserError", "find", "from_dict", "load_yaml", "parse", "positional", "run", "to_dict", "values_of",
-           "with_bases"]
+__all__ = [
+    "Part",
+    "UserError",
+    "find",
+    "from_dict",
+    "known_names",
+    "load_yaml",
+    "parse",
+    "positional",
+    "run",
+    "to_dict",
+    "values_of",
+    "with_bases",
+]

@@ -35,9 +35,11 @@ def writing(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is not None and str(error.filename) not in mine:
-            raise                     # of another file, which was to be read
-        raise UserError(f"{path}: could not be written ({error.strerror or error}); what was there before is "
-                        "untouched, make room or choose another folder") from error
+            raise  # of another file, which was to be read
+        raise UserError(
+            f"{path}: could not be written ({error.strerror or error}); what was there before is "
+            "untouched, make room or choose another folder"
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -83,7 +85,7 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path}: there is no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:   # neither UTF-8 nor JSON
+    except ValueError as error:  # neither UTF-8 nor JSON
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
@@ -91,8 +93,7 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> tqdm
     """A progress bar over `items`; where nobody watches, a line every 30 seconds in place of a moving bar."""
     if sys.stderr.isatty():
         return tqdm(items, desc=what, total=total, mininterval=0.5, dynamic_ncols=True)
-    return tqdm(items, desc=what, total=total, mininterval=30.0, delay=30.0, ascii=True, ncols=100,
-                file=_Lines())
+    return tqdm(items, desc=what, total=total, mininterval=30.0, delay=30.0, ascii=True, ncols=100, file=_Lines())
 
 
 def warn(sentence: str) -> None:
@@ -103,8 +104,13 @@ def warn(sentence: str) -> None:
 def aligned(cells: Sequence[Sequence[str]]) -> str:
     """Lines of as many cells each as text in columns, the first of them to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) if at else cell.ljust(width)
-                               for at, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in cells)
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if at else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    )
 
 
 class _Lines:

@@ -6,7 +6,7 @@
 Writes <run>/calibration.json beside the folder checkpoints/, where `python -m cslib verify` looks for it. Pairs of
 training recordings within a cluster stand for one speaker, pairs across clusters for two. Clusters hold what a network
 already found alike: speakers whom it tears apart or mixes up are neither seen missed nor falsely accepted, so that real
-error rates are higher than those printed here. More of this in cslib/scoring/calibration.py.
+error rates are higher than those printed here. More of this in cslib/evaluation/calibration.py.
 
 The threshold holds for recordings like those it was made from. For others, also without labels, from a hundred of them:
 
@@ -23,12 +23,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cslib.checkpoints import digest
 from cslib.config import UserError, run
+from cslib.data.embeddings import read_embeddings
 from cslib.data.labels import numbered_labels
-from cslib.embeddings import read_embeddings
+from cslib.evaluation.calibration import Uncalibrated, calibrate, calibration_path, count_pairs
 from cslib.files import warn, write_json
-from cslib.scoring.calibration import Uncalibrated, calibrate, calibration_path, count_pairs
-from cslib.training.checkpoint import digest
 
 FEW = 300  # different pairs of a kind: of fewer one in a hundred is three or less
 
@@ -60,10 +60,12 @@ def main(options: Options) -> None:
         return
     found.write(path)
     within, across = count_pairs(labels)
-    print(f"{path}: threshold {found.threshold:.3f} ({100 * found.missed:.1f} % of the pairs within clusters below, "
-          f"{100 * found.false_alarms:.1f} % of those across not), {found.threshold_at_1_percent:.3f} at 1 % of those "
-          f"across ({100 * found.missed_at_1_percent:.1f} % within below); {found.recordings:,} recordings in "
-          f"{found.clusters:,} clusters make {within:,} different pairs within and {across:,} across")
+    print(
+        f"{path}: threshold {found.threshold:.3f} ({100 * found.missed:.1f} % of the pairs within clusters below, "
+        f"{100 * found.false_alarms:.1f} % of those across not), {found.threshold_at_1_percent:.3f} at 1 % of those "
+        f"across ({100 * found.missed_at_1_percent:.1f} % within below); {found.recordings:,} recordings in "
+        f"{found.clusters:,} clusters make {within:,} different pairs within and {across:,} across"
+    )
     if min(within, across) < FEW:
         warn(f"fewer than {FEW} pairs of a kind make a rough threshold; give more recordings")
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from cslib.config import run
 from cslib.data.trials import read_trials
-from cslib.scoring.calibration import open_calibration
-from cslib.scoring.metrics import equal_error_rate
-from cslib.scoring.score_files import read_scores
+from cslib.evaluation.calibration import open_calibration
+from cslib.evaluation.error_rates import equal_error_rate
+from cslib.evaluation.score_files import read_scores
 
 
 @dataclass
@@ -33,9 +33,11 @@ def main(options: Options) -> None:
     scores = read_scores(options.scores, trials)
     targets, others = scores[trials.targets], scores[~trials.targets]
     missed, false_alarms = np.mean(targets < calibration.threshold), np.mean(others >= calibration.threshold)
-    print(f"{options.scores}: threshold {calibration.threshold:.3f}, misses {100 * missed:.2f} % (expected "
-          f"{100 * calibration.missed:.2f}), false alarms {100 * false_alarms:.2f} % (expected "
-          f"{100 * calibration.false_alarms:.2f}); EER {equal_error_rate(scores, trials.targets):.2f} %")
+    print(
+        f"{options.scores}: threshold {calibration.threshold:.3f}, misses {100 * missed:.2f} % (expected "
+        f"{100 * calibration.missed:.2f}), false alarms {100 * false_alarms:.2f} % (expected "
+        f"{100 * calibration.false_alarms:.2f}); EER {equal_error_rate(scores, trials.targets):.2f} %"
+    )
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.data.pairs import PairedUtterances
-from cslib.enhancement.space_check import check_space, doubts, table
+from cslib.feature_spaces.base import SpaceConfig, open_space
+from cslib.feature_spaces.space_check import check_space, doubts, table
 from cslib.files import warn
-from cslib.representations import SpaceConfig, open_space
 
 
 @dataclass

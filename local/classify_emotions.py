@@ -23,10 +23,10 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.data.classes import ClassTable
-from cslib.embeddings import read_embeddings
+from cslib.data.embeddings import read_embeddings
+from cslib.evaluation.classification import MEASURES, confusion_matrix, drawn_measures, interval, measures
+from cslib.evaluation.linear_classifier import classify
 from cslib.files import read_json, write_json, write_lines
-from cslib.scoring.classification import MEASURES, confusion_matrix, drawn_measures, interval, measures
-from cslib.scoring.linear_classifier import classify
 
 FOLD = "{fold}"
 
@@ -50,21 +50,38 @@ def main(options: Options) -> None:
         if FOLD in options.embeddings:
             embeddings = load(options.embeddings.replace(FOLD, split.fold), table)
         check_classes(table, split.train, split.fold)
-        answers[split.test], strengths[split.fold] = classify(embeddings, table.labels, split,
-                                                                      given.get(split.fold))
+        answers[split.test], strengths[split.fold] = classify(embeddings, table.labels, split, given.get(split.fold))
         tested.append(split.test)
-        print(f"{split.fold}: {len(split.test):,} utterances, C {strengths[split.fold]:g}, "
-              f"{np.mean(answers[split.test] == table.labels[split.test]):.1%} right")
+        print(
+            f"{split.fold}: {len(split.test):,} utterances, C {strengths[split.fold]:g}, "
+            f"{np.mean(answers[split.test] == table.labels[split.test]):.1%} right"
+        )
     rows = np.sort(np.concatenate(tested))
-    found = {"row": describe(options, table, answers, rows), "classes": table.classes(), "strengths": strengths,
-             "confusion": confusion_matrix(*numbers(table, answers, rows), len(table.classes())).tolist()}
+    found = {
+        "row": describe(options, table, answers, rows),
+        "classes": table.classes(),
+        "strengths": strengths,
+        "confusion": confusion_matrix(*numbers(table, answers, rows), len(table.classes())).tolist(),
+    }
     columns = (table.utterances, table.speakers, table.folds, table.labels, answers)
-    write_lines(options.out / f"{options.system}.tsv", map("\t".join, [
-        ("utterance", "speaker", "fold", "class", "answer"), *zip(*(column[rows] for column in columns), strict=True)]))
+    write_lines(
+        options.out / f"{options.system}.tsv",
+        map(
+            "\t".join,
+            [
+                ("utterance", "speaker", "fold", "class", "answer"),
+                *zip(*(column[rows] for column in columns), strict=True),
+            ],
+        ),
+    )
     write_json(options.out / f"{options.system}.json", found)
-    print(f"{options.system}: " + ", ".join(
-        f"{name} {found['row'][name]:.2f} [{low:.2f}, {high:.2f}]"
-        for name, (low, high) in ((name, found["row"][f"{name}_ci95"]) for name in MEASURES)))
+    print(
+        f"{options.system}: "
+        + ", ".join(
+            f"{name} {found['row'][name]:.2f} [{low:.2f}, {high:.2f}]"
+            for name, (low, high) in ((name, found["row"][f"{name}_ci95"]) for name in MEASURES)
+        )
+    )
 
 
 def load(scp: str, table: ClassTable) -> np.ndarray:
@@ -78,8 +95,10 @@ def load(scp: str, table: ClassTable) -> np.ndarray:
     row_of = {name: row for row, name in enumerate(ids)}
     missing = [name for name in table.utterances if name not in row_of]
     if missing:
-        raise UserError(f"{scp}: lacks {len(missing):,} of {len(table):,} utterances (first: {missing[0]}); extract "
-                        "the embeddings of this set")
+        raise UserError(
+            f"{scp}: lacks {len(missing):,} of {len(table):,} utterances (first: {missing[0]}); extract "
+            "the embeddings of this set"
+        )
     if embeddings.ndim != 2:
         raise UserError(f"{scp}: holds {embeddings.shape[1]} embeddings of each utterance; extract one of each")
     return embeddings[[row_of[name] for name in table.utterances]].astype(np.float64)
@@ -118,10 +137,16 @@ def describe(options: Options, table: ClassTable, answers: np.ndarray, rows: np.
         intervals = interval(drawn_measures(truth, predicted, table.speakers[rows], count))
     except ValueError as error:
         raise UserError(f"{options.table}: {error}; give more speakers to test on") from None
-    return {"system": options.system, "corpus": options.corpus, "folds": len(table.tested()),
-            **dict(zip(MEASURES, values.tolist(), strict=True)),
-            **{f"{name}_ci95": ends for name, ends in zip(MEASURES, intervals.tolist(), strict=True)},
-            "utterances": len(rows), "speakers": len(set(table.speakers[rows])), "classes": count}
+    return {
+        "system": options.system,
+        "corpus": options.corpus,
+        "folds": len(table.tested()),
+        **dict(zip(MEASURES, values.tolist(), strict=True)),
+        **{f"{name}_ci95": ends for name, ends in zip(MEASURES, intervals.tolist(), strict=True)},
+        "utterances": len(rows),
+        "speakers": len(set(table.speakers[rows])),
+        "classes": count,
+    }
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from cslib.clustering import ClusterConfig, Clustering, cluster, compare, summary
 from cslib.config import run
+from cslib.data.embeddings import read_embeddings
 from cslib.data.labels import read_table, write_labels
-from cslib.embeddings import read_embeddings
 from cslib.files import write_json, write_lines
 
 
@@ -72,10 +72,7 @@ def show(result: Clustering) -> None:
     for row in result.table:
         mark = " <" if row["clusters"] == result.chosen else ""
         print(
-            "  ".join(
-                f"{row[name]:>11,}" if isinstance(row[name], int) else f"{row[name]:>11.3f}"
-                for name in columns
-            )
+            "  ".join(f"{row[name]:>11,}" if isinstance(row[name], int) else f"{row[name]:>11.3f}" for name in columns)
             + mark
         )
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cslib.config import UserError, run
 from cslib.data.trials import read_trials
-from cslib.scoring.metrics import equal_error_rate, min_dcf
-from cslib.scoring.score_files import read_scores
+from cslib.evaluation.error_rates import equal_error_rate, min_dcf
+from cslib.evaluation.score_files import read_scores
 
 
 @dataclass

@@ -13,8 +13,8 @@ from pathlib import Path
 from cslib.clustering import compare
 from cslib.config import UserError, run
 from cslib.data.labels import read_table
+from cslib.evaluation.speakers import read_speakers
 from cslib.files import write_json
-from cslib.scoring.speakers import read_speakers
 
 
 @dataclass

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import soundfile
 
+from cslib.checkpoints import load_enhancer
 from cslib.config import Part, UserError, run
 from cslib.data.manifests import Entry, write_set
-from cslib.enhancement.streaming import Job, enhance_jobs, find_jobs, load_enhancer
-from cslib.training.distributed import device_named
+from cslib.devices import device_named
+from cslib.inference.enhancement import Job, enhance_jobs, find_jobs
 
 
 @dataclass
@@ -49,8 +50,9 @@ def main(options: Options) -> None:
 def list_set(jobs: list[Job], out: Path) -> None:
     """Make the folder a set once all of it is there; whichever part ends last does."""
     if all(job.done for job in jobs):
-        write_set(out, (Entry(job.target.stem, job.target.absolute(), soundfile.info(job.target).frames)
-                        for job in jobs))
+        write_set(
+            out, (Entry(job.target.stem, job.target.absolute(), soundfile.info(job.target).frames) for job in jobs)
+        )
 
 
 if __name__ == "__main__":

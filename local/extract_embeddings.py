@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from cslib.checkpoints import load_encoder
 from cslib.config import Part, UserError, run
+from cslib.data.embeddings import is_complete, manifests, merge_parts, part_path
 from cslib.data.utterances import Utterances
-from cslib.embeddings import extract_to, is_complete, manifests, merge_parts, part_path
-from cslib.training.checkpoint import load_encoder
-from cslib.training.distributed import device_named
+from cslib.devices import device_named
+from cslib.inference.extraction import extract_to
 
 
 @dataclass
@@ -31,9 +32,7 @@ class Options:
     out: Path  # makes <out>.ark and <out>.scp
     batch_seconds: float = 120.0  # audio per batch, padding included; lower it when memory is short
     max_seconds: float = 60.0  # of a longer utterance the middle is taken
-    streams: str = (
-        "dominant"  # "all" keeps every separated stream of a separative network: [streams, embedding]
-    )
+    streams: str = "dominant"  # "all" keeps every separated stream of a separative network: [streams, embedding]
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes a GPU when there is one
     workers: int = 2  # processes that decode audio; 0 decodes in this one
     part: Part = field(default_factory=Part)  # "3/40": the third of forty equal shares
@@ -52,13 +51,20 @@ def main(options: Options) -> None:
         print(f"{options.out}.scp: joined from {options.part.count} parts")
 
 
-def extract_rows(
-    options: Options, utterances: Utterances, rows: np.ndarray, out: Path, sources: list[Path]
-) -> None:
+def extract_rows(options: Options, utterances: Utterances, rows: np.ndarray, out: Path, sources: list[Path]) -> None:
     device = device_named(options.device)
     embed = embedding_function(load_encoder(options.checkpoint, device), options.streams)
-    extract_to(out, sources, embed, utterances, rows, device=device, batch_seconds=options.batch_seconds,
-               max_seconds=options.max_seconds, workers=options.workers)
+    extract_to(
+        out,
+        sources,
+        embed,
+        utterances,
+        rows,
+        device=device,
+        batch_seconds=options.batch_seconds,
+        max_seconds=options.max_seconds,
+        workers=options.workers,
+    )
 
 
 def embedding_function(encoder: nn.Module, streams: str) -> Callable[[Tensor, Tensor], Tensor]:

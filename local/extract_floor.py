@@ -21,11 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from cslib.config import run
-from cslib.data.features import LogMel
+from cslib.data.embeddings import is_complete, is_current, manifests
 from cslib.data.utterances import Utterances
-from cslib.embeddings import audio_batches, extract_to, is_complete, is_current, manifests
+from cslib.devices import device_named
 from cslib.files import progress, writing
-from cslib.models.pooling import StatisticsPooling
+from cslib.inference.extraction import audio_batches, extract_to
+from cslib.models.layers.features import LogMel
+from cslib.models.layers.pooling import StatisticsPooling
 
 VARIANCE_FLOOR = 1e-2  # of the largest variance
 
@@ -43,7 +45,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_named(options.device)
     statistics = LogMelStatistics(options.num_mels).to(device)
     whitening = options.out.with_name("whitening.npz") if options.train else None
     if whitening and not is_current(whitening, manifests(options.train)):
@@ -92,13 +94,18 @@ def save_whitening(path: Path, mean: np.ndarray, matrix: np.ndarray) -> None:
 def embed_set(options: Options, statistics: nn.Module, whitening: Path | None, device: str) -> None:
     out, utterances = options.out, Utterances.open(options.cuts)
     loaded = np.load(whitening) if whitening else {"mean": 0.0, "matrix": np.eye(2 * options.num_mels)}
-    mean, matrix = (
-        torch.tensor(loaded[name], dtype=torch.float32, device=device) for name in ("mean", "matrix")
+    mean, matrix = (torch.tensor(loaded[name], dtype=torch.float32, device=device) for name in ("mean", "matrix"))
+    extract_to(
+        out,
+        [*filter(None, [whitening]), *manifests(options.cuts)],
+        lambda audio, lengths: (statistics(audio, lengths) - mean) @ matrix,
+        utterances,
+        np.arange(len(utterances)),
+        device=device,
+        batch_seconds=options.batch_seconds,
+        max_seconds=options.max_seconds,
+        workers=options.workers,
     )
-    extract_to(out, [*filter(None, [whitening]), *manifests(options.cuts)],
-               lambda audio, lengths: (statistics(audio, lengths) - mean) @ matrix,
-               utterances, np.arange(len(utterances)), device=device, batch_seconds=options.batch_seconds,
-               max_seconds=options.max_seconds, workers=options.workers)
 
 
 if __name__ == "__main__":

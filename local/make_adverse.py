@@ -21,12 +21,12 @@ import soundfile
 import torch
 
 from cslib.config import UserError, run
-from cslib.data.augment import mix, reverberate
+from cslib.corpora.preparation import in_order
 from cslib.data.banks import Banks, open_banks
 from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
-from cslib.data.preparation import in_order
 from cslib.data.trials import Trials, read_trials, write_trials
 from cslib.data.utterances import Utterances
+from cslib.datasets.augmentation import mix, reverberate
 from cslib.files import progress, read_json, write_json, write_lines, writing
 
 INTERFERER_P = 0.5
@@ -128,9 +128,14 @@ def draw_condition(seed: int, row: int, speakers: list[str], banks: Banks) -> Co
     while speakers[other] == speakers[row]:
         other = int(rng.integers(len(speakers)))
     return Condition(
-        row, room, kind=str(rng.choice(list(banks.noise))), snr=float(rng.uniform(*SNR)),
-        interferer=other if rng.random() < INTERFERER_P else None, interferer_room=interferer_room,
-        sir=float(rng.uniform(*SIR)), crops=int(rng.integers(2**32)),
+        row,
+        room,
+        kind=str(rng.choice(list(banks.noise))),
+        snr=float(rng.uniform(*SNR)),
+        interferer=other if rng.random() < INTERFERER_P else None,
+        interferer_room=interferer_room,
+        sir=float(rng.uniform(*SIR)),
+        crops=int(rng.integers(2**32)),
     )
 
 
@@ -188,8 +193,12 @@ def _open_once(test: Path, noise: Path) -> tuple[Utterances, Banks]:
 
 
 def write_lists(
-    options: Options, utterances: Utterances, people: dict[str, list[str]], conditions: list[Condition],
-    paths: list[Path], trials: Trials,
+    options: Options,
+    utterances: Utterances,
+    people: dict[str, list[str]],
+    conditions: list[Condition],
+    paths: list[Path],
+    trials: Trials,
 ) -> None:
     """Manifests, speakers.tsv, conditions.tsv, and last trials/adverse.txt: then the set is finished."""
     columns = [name for name in ("speaker", "sex", "session") if name in people]

@@ -22,17 +22,16 @@ import numpy as np
 import soundfile
 import torch
 
+from cslib.checkpoints import load, load_enhancer
 from cslib.config import UserError, run
-from cslib.data.augment import to_float
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances, read_conditions
-from cslib.enhancement.folders import Scores, measured_in_all, resampled_means
-from cslib.enhancement.measures import HEADLINE, MEASURES
-from cslib.enhancement.plots import plot_spectrograms
-from cslib.enhancement.streaming import load_enhancer
+from cslib.datasets.augmentation import to_float
+from cslib.evaluation.enhanced_folders import Scores, measured_in_all, resampled_means
+from cslib.evaluation.spectrogram_plots import plot_spectrograms
+from cslib.evaluation.speech_quality import HEADLINE, MEASURES
+from cslib.feature_spaces.base import SpaceConfig, describe
 from cslib.files import read_json, write_json
-from cslib.representations import SpaceConfig, describe
-from cslib.training.checkpoint import load
 from local.make_results import commit
 
 ORDER = ("noisy", "none", "positive", "cr", "ccr")  # of the systems; others come after them
@@ -67,18 +66,40 @@ def main(options: Options) -> None:
     found["noisy"] = Scores.read(options.noisy)
     systems = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
     whole, costs = measured_in_all(found), real_time_factors(options, systems)
-    rows = [{"system": name, "backbone": options.backbone, "seed": options.seed, **_row(found[name], whole),
-             **costs.get(name, {}), **training(options.exp / name)} for name in systems]
-    differences = [_difference(name, found[name].only(whole), found["none"].only(whole)) for name in systems
-                   if "none" in found and name not in ("noisy", "none")]
+    rows = [
+        {
+            "system": name,
+            "backbone": options.backbone,
+            "seed": options.seed,
+            **_row(found[name], whole),
+            **costs.get(name, {}),
+            **training(options.exp / name),
+        }
+        for name in systems
+    ]
+    differences = [
+        _difference(name, found[name].only(whole), found["none"].only(whole))
+        for name in systems
+        if "none" in found and name not in ("noisy", "none")
+    ]
     beaten = {name: switches(options.exp / name / "log.jsonl") for name in systems}
-    write_json(options.exp / "results.json", {
-        "recipe": options.recipe, "corpus": options.corpus, "method": options.backbone, "seed": options.seed,
-        "mixing": options.mixing, "space": describe(options.space) if options.space else "",
-        "negatives": [int(share) for share in options.negatives.split()],
-        "commit": commit(), "rows": rows, "over_none": differences,
-        "negatives_beaten_at_step": {name: steps for name, steps in beaten.items() if steps is not None},
-        "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {}})
+    write_json(
+        options.exp / "results.json",
+        {
+            "recipe": options.recipe,
+            "corpus": options.corpus,
+            "method": options.backbone,
+            "seed": options.seed,
+            "mixing": options.mixing,
+            "space": describe(options.space) if options.space else "",
+            "negatives": [int(share) for share in options.negatives.split()],
+            "commit": commit(),
+            "rows": rows,
+            "over_none": differences,
+            "negatives_beaten_at_step": {name: steps for name, steps in beaten.items() if steps is not None},
+            "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {},
+        },
+    )
     print(table(rows))
     _print_comparisons(differences, beaten)
     _picture(options, systems)
@@ -87,8 +108,12 @@ def main(options: Options) -> None:
 def _row(scores: Scores, whole: np.ndarray) -> dict[str, Any]:
     """Means over those recordings, bool [n], that have all measures with every system."""
     means, intervals = scores.only(whole).means(), scores.only(whole).intervals()
-    return {**{name: means[name] for name in HEADLINE}, **{f"{name}_ci95": intervals[name] for name in COMPARED},
-            "files": len(scores.names), "failed": len(scores.failures())}
+    return {
+        **{name: means[name] for name in HEADLINE},
+        **{f"{name}_ci95": intervals[name] for name in COMPARED},
+        "files": len(scores.names),
+        "failed": len(scores.failures()),
+    }
 
 
 def training(folder: Path) -> dict[str, Any]:
@@ -118,8 +143,13 @@ def real_time_factors(options: Options, systems: list[str]) -> dict[str, dict[st
             with torch.inference_mode():
                 network.enhance(audio, lengths)
             fastest[name] = min(fastest[name], time.perf_counter() - began)
-    return {name: {"parameters": sum(p.numel() for p in network.parameters()),
-                   "real_time_factor": fastest[name] * SAMPLE_RATE / len(noisy)} for name, network in networks.items()}
+    return {
+        name: {
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "real_time_factor": fastest[name] * SAMPLE_RATE / len(noisy),
+        }
+        for name, network in networks.items()
+    }
 
 
 def _difference(name: str, scores: Scores, base: Scores) -> dict[str, Any]:
@@ -128,8 +158,10 @@ def _difference(name: str, scores: Scores, base: Scores) -> dict[str, Any]:
     low, high = np.quantile(resampled_means(gains), [0.025, 0.975], axis=0)
     result: dict[str, Any] = {"system": name}
     for column, measure in enumerate(COMPARED):
-        result |= {measure: float(gains[:, column].mean()),
-                   f"{measure}_ci95": [float(low[column]), float(high[column])]}
+        result |= {
+            measure: float(gains[:, column].mean()),
+            f"{measure}_ci95": [float(low[column]), float(high[column])],
+        }
     return result
 
 
@@ -146,8 +178,10 @@ def switches(log: Path) -> list[int | None] | None:
         return None
     count = sum(name.startswith("quality_") for name in lines[0])
     # Before the network is measured for the first time, its quality is that of the noisy speech and beats nobody.
-    return [next((line["step"] for line in lines if line["beaten"] and line["best_quality"] > line[f"quality_{k}"]),
-                 None) for k in range(1, count + 1)]
+    return [
+        next((line["step"] for line in lines if line["beaten"] and line["best_quality"] > line[f"quality_{k}"]), None)
+        for k in range(1, count + 1)
+    ]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -156,31 +190,48 @@ def table(rows: list[dict[str, Any]]) -> str:
     cells = [["system", *HEADLINE, "PESQ 95 %", "files", "failed", "parameters", "real time"]]
     for row in rows:
         low, high = row["pesq_ci95"]
-        cells.append([row["system"], *(f"{row[name]:.{digits.get(name, 2)}f}" for name in HEADLINE),
-                      f"[{low:.2f}, {high:.2f}]", f"{row['files']:,}", str(row["failed"]),
-                      f"{row['parameters']:,}" if "parameters" in row else "-",
-                      f"{row['real_time_factor']:.3f}" if "real_time_factor" in row else "-"])
+        cells.append(
+            [
+                row["system"],
+                *(f"{row[name]:.{digits.get(name, 2)}f}" for name in HEADLINE),
+                f"[{low:.2f}, {high:.2f}]",
+                f"{row['files']:,}",
+                str(row["failed"]),
+                f"{row['parameters']:,}" if "parameters" in row else "-",
+                f"{row['real_time_factor']:.3f}" if "real_time_factor" in row else "-",
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) if at == 0 else cell.rjust(width)
-                               for at, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in cells)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    )
 
 
 def _print_comparisons(differences: list[dict[str, Any]], beaten: dict[str, list[int | None] | None]) -> None:
     for one in differences:
         pesq, sdr = ([one[name], *one[f"{name}_ci95"]] for name in COMPARED)
-        print(f"{one['system']} over none: PESQ {pesq[0]:+.3f} [{pesq[1]:+.3f}, {pesq[2]:+.3f}], "
-              f"SI-SDR {sdr[0]:+.2f} dB [{sdr[1]:+.2f}, {sdr[2]:+.2f}]")
+        print(
+            f"{one['system']} over none: PESQ {pesq[0]:+.3f} [{pesq[1]:+.3f}, {pesq[2]:+.3f}], "
+            f"SI-SDR {sdr[0]:+.2f} dB [{sdr[1]:+.2f}, {sdr[2]:+.2f}]"
+        )
     for name, steps in beaten.items():
         if steps is not None:
-            print(f"{name}: negatives beaten by step " + ", ".join("never" if step is None else f"{step:,}"
-                                                                   for step in steps))
+            print(
+                f"{name}: negatives beaten by step "
+                + ", ".join("never" if step is None else f"{step:,}" for step in steps)
+            )
 
 
 def _picture(options: Options, systems: list[str]) -> None:
     """One recording of middling noise, the same for every run on this test set."""
     pairs = PairedUtterances.open(options.test)
-    snrs = sorted((condition.snr, name) for name, condition in read_conditions(options.test).items()
-                  if condition.snr is not None)
+    snrs = sorted(
+        (condition.snr, name) for name, condition in read_conditions(options.test).items() if condition.snr is not None
+    )
     name = snrs[len(snrs) // 3][1] if snrs else pairs.id(0)
     noisy, clean = pairs.read(pairs.ids().index(name)) / 32768
     signals = {"noisy": noisy}
@@ -188,8 +239,9 @@ def _picture(options: Options, systems: list[str]) -> None:
         path = options.exp / system / "enhanced" / options.test.name / f"{name}.wav"
         if system in systems and path.exists():
             signals[system] = soundfile.read(path)[0]
-    plot_spectrograms({**signals, "clean": clean}, options.exp / "spectrograms.png",
-                      f"{options.corpus}, {options.backbone}, {name}")
+    plot_spectrograms(
+        {**signals, "clean": clean}, options.exp / "spectrograms.png", f"{options.corpus}, {options.backbone}, {name}"
+    )
 
 
 if __name__ == "__main__":

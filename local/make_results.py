@@ -16,9 +16,9 @@ from typing import Any
 
 from cslib.config import UserError, run
 from cslib.data.trials import read_trials
+from cslib.evaluation.plots import Panel, plot_det, plot_histograms
+from cslib.evaluation.score_files import read_scores
 from cslib.files import read_json, write_json
-from cslib.scoring.plots import Panel, plot_det, plot_histograms
-from cslib.scoring.score_files import read_scores
 
 SCORINGS = ("cosine", "mean", "asnorm", "plda")
 
@@ -39,16 +39,25 @@ def main(options: Options) -> None:
     if not found:
         raise UserError(f"{options.exp}/scores: holds no scores; run local/score_trials.py first")
     rows = [one["row"] for one in found]
-    write_json(options.exp / "results.json", {
-        "recipe": options.recipe, "corpus": options.corpus, "method": options.method, "seed": options.seed,
-        "commit": commit(), "rows": rows,
-        "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {},
-    })
+    write_json(
+        options.exp / "results.json",
+        {
+            "recipe": options.recipe,
+            "corpus": options.corpus,
+            "method": options.method,
+            "seed": options.seed,
+            "commit": commit(),
+            "rows": rows,
+            "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {},
+        },
+    )
     print(table(rows))
     panels = [_panel(options.exp, one) for one in found if one["row"]["scoring"] == options.plot_scoring]
     if not panels:
-        raise UserError(f"{options.exp}/scores: nothing was scored with {options.plot_scoring!r}; there is "
-                        f"{', '.join(sorted({row['scoring'] for row in rows}))}")
+        raise UserError(
+            f"{options.exp}/scores: nothing was scored with {options.plot_scoring!r}; there is "
+            f"{', '.join(sorted({row['scoring'] for row in rows}))}"
+        )
     title = f"{options.corpus}, {options.method}, {options.plot_scoring} scores"
     plot_det(panels, options.exp / "det.png", title)
     plot_histograms(panels, options.exp / "histograms.png", title)
@@ -59,12 +68,26 @@ def table(rows: list[dict[str, Any]]) -> str:
     cells = [["system", "trials", "scoring", "EER %", "95 % interval", "minDCF", "targets", "non-targets"]]
     for row in rows:
         low, high = row["eer_ci95"]
-        cells.append([row["system"], row["trials"], row["scoring"],
-                      f"{row['eer']:.2f}", f"[{low:.2f}, {high:.2f}]", f"{row['min_dcf_0.01']:.3f}",
-                      f"{row['targets']:,}", f"{row['nontargets']:,}"])
+        cells.append(
+            [
+                row["system"],
+                row["trials"],
+                row["scoring"],
+                f"{row['eer']:.2f}",
+                f"[{low:.2f}, {high:.2f}]",
+                f"{row['min_dcf_0.01']:.3f}",
+                f"{row['targets']:,}",
+                f"{row['nontargets']:,}",
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [[cell.ljust(width) if at < 3 else cell.rjust(width)
-              for at, (cell, width) in enumerate(zip(line, widths, strict=True))] for line in cells]
+    lines = [
+        [
+            cell.ljust(width) if at < 3 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in cells
+    ]
     return "\n".join("  ".join(line) for line in lines)
 
 
@@ -87,8 +110,7 @@ def _order(one: dict[str, Any]) -> tuple:
     """Trial list by trial list, the floor first, the final system last, round2 before round10."""
     row = one["row"]
     digits = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", row["system"])]
-    return (row["trials"], row["system"] != "floor", row["system"] == "final", digits,
-            SCORINGS.index(row["scoring"]))
+    return (row["trials"], row["system"] != "floor", row["system"] == "final", digits, SCORINGS.index(row["scoring"]))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from typing import Any
 import soundfile
 
 from cslib.config import Part, UserError, run
+from cslib.corpora.preparation import in_order
 from cslib.data.manifests import SAMPLE_RATE, read_manifest, write_manifest
-from cslib.data.preparation import in_order
 from cslib.files import progress, read_json, write_json, writing
 
 Item = dict[str, Any]
@@ -35,10 +35,10 @@ Item = dict[str, Any]
 
 @dataclass
 class Options:
-    data: Path                        # data/<set>
-    shard_size: int = 1000            # utterances a shard
-    part: Part = Part("1/1")          # "3/40": the third of forty equal shares of the shards
-    nj: int = os.cpu_count() or 1     # processes
+    data: Path  # data/<set>
+    shard_size: int = 1000  # utterances a shard
+    part: Part = Part("1/1")  # "3/40": the third of forty equal shares of the shards
+    nj: int = os.cpu_count() or 1  # processes
 
 
 def main(options: Options) -> None:
@@ -62,8 +62,12 @@ def make_plan(cuts: Path, shard_size: int) -> dict[str, Any]:
     """What is packed: every part must mean the same lists, cut up alike."""
     utterances = sum(1 for _ in read_manifest(cuts))
     digest = hashlib.sha256(cuts.read_bytes()).hexdigest()
-    return {"utterances": utterances, "shard_size": shard_size, "shards": -(-utterances // shard_size),
-            "cuts_sha256": digest}
+    return {
+        "utterances": utterances,
+        "shard_size": shard_size,
+        "shards": -(-utterances // shard_size),
+        "cuts_sha256": digest,
+    }
 
 
 def _planned(data: Path, plan: dict[str, Any]) -> bool:
@@ -72,8 +76,7 @@ def _planned(data: Path, plan: dict[str, Any]) -> bool:
     if not begun:
         return False
     if not (data / "shards.json").exists() or read_json(data / "shards.json") != plan:
-        raise UserError(f"{begun[0]}: packed from other lists or with another --shard-size; "
-                        "delete it to pack again")
+        raise UserError(f"{begun[0]}: packed from other lists or with another --shard-size; delete it to pack again")
     return True
 
 

@@ -42,8 +42,9 @@ def main(options: Options) -> None:
     if options.points < 1:
         raise UserError(f"--points {options.points}: give 1 or more")
     folders = [Path(folder) for folder in options.runs.split(",")]
-    curves = {name: thinned(read_run(folder), options.points)
-              for name, folder in zip(names_of(folders), folders, strict=True)}
+    curves = {
+        name: thinned(read_run(folder), options.points) for name, folder in zip(names_of(folders), folders, strict=True)
+    }
     reference = read_curves(options.reference) if options.reference else {}
     png, kept = (options.out.with_name(options.out.name + ending) for ending in (".png", ".json"))
     plot(curves, reference, png)
@@ -119,9 +120,12 @@ def read_curves(path: Path) -> dict[str, Curves]:
 
 def write_curves(path: Path, runs: dict[str, Curves]) -> None:
     """One curve a line, so that a kept file can be read, and compared with a later one."""
-    texts = [f"{json.dumps(run)}: {{\n" + ",\n".join(f"  {json.dumps(name)}: {json.dumps(values)}"
-                                                    for name, values in curves.items()) + "}"
-             for run, curves in runs.items()]
+    texts = [
+        f"{json.dumps(run)}: {{\n"
+        + ",\n".join(f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in curves.items())
+        + "}"
+        for run, curves in runs.items()
+    ]
     write_lines(path, ['{"runs": {', ",\n".join(texts), "}}"])
 
 
@@ -148,9 +152,9 @@ def plot(curves: dict[str, Curves], reference: dict[str, Curves], path: Path) ->
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes, name in zip(grid.flat, names, strict=False):
         draw(axes, name, curves, reference)
-    for axes in grid.flat[len(names):]:
+    for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    for axes in grid.flat[max(0, len(names) - columns):len(names)]:
+    for axes in grid.flat[max(0, len(names) - columns) : len(names)]:
         axes.tick_params(labelbottom=True)  # in the last row but one too, where the last is not full
     figure.supxlabel("step", fontsize="small")
     lines = {line.get_label(): line for axes in grid.flat for line in axes.lines}
@@ -167,8 +171,14 @@ def draw(axes: Axes, name: str, curves: dict[str, Curves], reference: dict[str, 
         if name in one:
             values = np.array(one[name], dtype=float)  # None becomes NaN
             known = np.isfinite(values)
-            axes.plot(np.array(one["step"])[known], values[known], color=colour, linewidth=width, label=label,
-                      marker="." if known.sum() < 10 else None)
+            axes.plot(
+                np.array(one["step"])[known],
+                values[known],
+                color=colour,
+                linewidth=width,
+                label=label,
+                marker="." if known.sum() < 10 else None,
+            )
     axes.set_title(name.replace("_", " "), fontsize="small")
     axes.tick_params(labelsize="x-small")
     axes.grid(linewidth=0.4, alpha=0.6)

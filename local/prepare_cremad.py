@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.config import UserError, run
-from cslib.data.class_preparation import Recording, compare_counts, prepare_classes
+from cslib.corpora.class_preparation import Recording, compare_counts, prepare_classes
 
 PUBLISHED_AT = "https://github.com/CheyneyComputerScience/CREMA-D"
 CLASSES = {"ANG": "angry", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}  # and DIS, FEA
@@ -26,10 +26,10 @@ FIRST_ACTOR = 1001
 
 @dataclass
 class Options:
-    corpus: Path                            # folder with AudioWAV
+    corpus: Path  # folder with AudioWAV
     data: Path = Path("data/cremad_emotion")  # makes all/ in it
-    folds: int = 5                          # actor 1001 is in the first, 1002 in the second, and so on
-    nj: int = os.cpu_count() or 1           # processes that read recordings
+    folds: int = 5  # actor 1001 is in the first, 1002 in the second, and so on
+    nj: int = os.cpu_count() or 1  # processes that read recordings
 
 
 def main(options: Options) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cslib.config import UserError, run
-from cslib.data.audio_files import AUDIO_SUFFIXES, Checks
-from cslib.data.class_preparation import TABLE, Recording, prepare_classes
+from cslib.corpora.audio_files import AUDIO_SUFFIXES, Checks
+from cslib.corpora.class_preparation import TABLE, Recording, prepare_classes
 from cslib.data.classes import deal_speakers
 from cslib.files import warn
 from local.prepare_folder import refuse_overlap, remove_set, unique_ids, walk
@@ -31,12 +31,12 @@ COLUMNS = ("path", "label", "speaker")
 
 @dataclass
 class Options:
-    class_dir: Path | None = None            # one folder for each class, in it one for each speaker or none
-    table: Path | None = None                # table with the columns path, label and speaker
+    class_dir: Path | None = None  # one folder for each class, in it one for each speaker or none
+    table: Path | None = None  # table with the columns path, label and speaker
     data: Path = Path("data/folder_emotion")  # makes all/ in it
-    folds: int = 5                           # fewer where there are fewer speakers
-    nj: int = os.cpu_count() or 1            # processes
-    min_seconds: float = 0.3                 # shorter recordings are left out
+    folds: int = 5  # fewer where there are fewer speakers
+    nj: int = os.cpu_count() or 1  # processes
+    min_seconds: float = 0.3  # shorter recordings are left out
 
 
 class Found(NamedTuple):
@@ -72,18 +72,24 @@ def from_folders(corpus: Path, folder: Path) -> list[Found]:
     everything = sorted(walk(corpus))
     paths = [path for path in everything if "/" in path]
     if not paths:
-        raise UserError(f"{corpus}: there is no recording ({', '.join(sorted(AUDIO_SUFFIXES))}) in folders named after "
-                        "classes")
+        raise UserError(
+            f"{corpus}: there is no recording ({', '.join(sorted(AUDIO_SUFFIXES))}) in folders named after classes"
+        )
     loose = [path for path in everything if "/" not in path]
     if loose:
-        warn(f"left out, as they lie in no folder named after a class: {len(loose):,} recordings of {corpus} (first: "
-             f"{loose[0]})")
+        warn(
+            f"left out, as they lie in no folder named after a class: {len(loose):,} recordings of {corpus} (first: "
+            f"{loose[0]})"
+        )
     known = [path.count("/") > 1 for path in paths]
     if any(known) and not all(known):
-        raise UserError(f"{corpus / paths[known.index(False)]}: lies in no speaker's folder, and others do; have such "
-                        "a folder for all recordings, or for none")
-    return [Found(path, corpus.absolute(), path.split("/")[0], path.split("/")[1] if all(known) else None)
-            for path in paths]
+        raise UserError(
+            f"{corpus / paths[known.index(False)]}: lies in no speaker's folder, and others do; have such "
+            "a folder for all recordings, or for none"
+        )
+    return [
+        Found(path, corpus.absolute(), path.split("/")[0], path.split("/")[1] if all(known) else None) for path in paths
+    ]
 
 
 def from_table(table: Path, folder: Path) -> list[Found]:
@@ -95,8 +101,9 @@ def from_table(table: Path, folder: Path) -> list[Found]:
         with open(table, encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             if not set(COLUMNS) <= set(lines.fieldnames or []):
-                raise UserError(f"{table}: its first line has to name the columns path, label and speaker, with tabs "
-                                "between them")
+                raise UserError(
+                    f"{table}: its first line has to name the columns path, label and speaker, with tabs between them"
+                )
             rows = {}
             for line in lines:
                 cells = [(line[name] or "").strip() for name in COLUMNS]
@@ -107,8 +114,10 @@ def from_table(table: Path, folder: Path) -> list[Found]:
                     what = "comes twice" if path in rows else "is not there"
                     raise UserError(f"{table}: line {lines.line_num} names {cells[0]}, which {what}")
                 if folder.resolve() in Path(path).resolve().parents:
-                    raise UserError(f"{table}: line {lines.line_num} names {cells[0]}, which lies in {folder}, where "
-                                    "the set is made; move it away, or choose another --data")
+                    raise UserError(
+                        f"{table}: line {lines.line_num} names {cells[0]}, which lies in {folder}, where "
+                        "the set is made; move it away, or choose another --data"
+                    )
                 rows[path] = cells[1:]
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{table}: could not be read; give a text file in UTF-8") from None
@@ -125,11 +134,15 @@ def with_folds(found: list[Found], folds: int) -> list[Recording]:
     if 1 < count < folds:
         print(f"{count} speakers, so there are {count} folds")
     if found[0].speaker is None:
-        warn("speakers are not known: each recording counts as one, and figures may be too good; put the recordings of "
-             "each into a folder of its own, <class>/<speaker>")
+        warn(
+            "speakers are not known: each recording counts as one, and figures may be too good; put the recordings of "
+            "each into a folder of its own, <class>/<speaker>"
+        )
     fold_of = deal_speakers(speakers, count)
-    return [Recording(name, str(one.folder / one.path), one.label, speaker, fold_of[speaker])
-            for name, one, speaker in zip(ids, found, speakers, strict=True)]
+    return [
+        Recording(name, str(one.folder / one.path), one.label, speaker, fold_of[speaker])
+        for name, one, speaker in zip(ids, found, speakers, strict=True)
+    ]
 
 
 if __name__ == "__main__":

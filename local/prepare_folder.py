@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from cslib.config import UserError, run
-from cslib.data.audio_files import AUDIO_SUFFIXES, Checks
+from cslib.corpora.audio_files import AUDIO_SUFFIXES, Checks
+from cslib.corpora.preparation import Source, prepare_set
 from cslib.data.manifests import MANIFESTS
-from cslib.data.preparation import Source, prepare_set
 from cslib.data.trials import write_trials
 from cslib.files import printable
 
@@ -34,13 +34,13 @@ MAX_TRIALS = 500_000
 
 @dataclass
 class Options:
-    train_dir: Path | None = None       # recordings to learn from, in any tree; nothing but the sound is used
-    test_dir: Path | None = None        # one folder per speaker, recordings anywhere below it
-    data: Path = Path("data/folder")    # makes train/ and test/ in it
-    nj: int = os.cpu_count() or 1       # processes
-    seed: int = 1                       # of the choice among more than 500,000 trials
-    min_seconds: float = 1.0            # shorter recordings are left out
-    silence_peak: float = 0.001         # left out when no sample is further from zero (full scale is 1)
+    train_dir: Path | None = None  # recordings to learn from, in any tree; nothing but the sound is used
+    test_dir: Path | None = None  # one folder per speaker, recordings anywhere below it
+    data: Path = Path("data/folder")  # makes train/ and test/ in it
+    nj: int = os.cpu_count() or 1  # processes
+    seed: int = 1  # of the choice among more than 500,000 trials
+    min_seconds: float = 1.0  # shorter recordings are left out
+    silence_peak: float = 0.001  # left out when no sample is further from zero (full scale is 1)
 
 
 def main(options: Options) -> None:
@@ -59,16 +59,25 @@ def _prepare(folder: Path, corpus: Path, options: Options, by_speaker: bool) -> 
     refuse_overlap(folder.resolve(), corpus.resolve())
     paths = sorted(walk(corpus))
     loose = [path for path in paths if by_speaker and "/" not in path]
-    sources = list_sources(corpus.absolute(), sorted(set(paths) - set(loose)),
-                           folder.absolute() / "audio", by_speaker)
+    sources = list_sources(corpus.absolute(), sorted(set(paths) - set(loose)), folder.absolute() / "audio", by_speaker)
     if not sources:
-        raise UserError(f"{corpus}: there is no recording ({', '.join(sorted(AUDIO_SUFFIXES))}) "
-                        f"{'in folders named after speakers' if by_speaker else 'below it'}")
+        raise UserError(
+            f"{corpus}: there is no recording ({', '.join(sorted(AUDIO_SUFFIXES))}) "
+            f"{'in folders named after speakers' if by_speaker else 'below it'}"
+        )
     checks = Checks(min_seconds=options.min_seconds, silence_peak=options.silence_peak)
     new = not (folder / "cuts.jsonl.gz").exists()
     try:
-        print(prepare_set(folder, sources, checks, options.nj, total=len(sources),
-                          left_out=[(str(corpus / path), "not in a speaker's folder") for path in loose]))
+        print(
+            prepare_set(
+                folder,
+                sources,
+                checks,
+                options.nj,
+                total=len(sources),
+                left_out=[(str(corpus / path), "not in a speaker's folder") for path in loose],
+            )
+        )
         if by_speaker:
             print(write_all_pairs(folder, np.random.default_rng(options.seed)))
     except UserError:
@@ -151,8 +160,9 @@ def write_all_pairs(folder: Path, rng: np.random.Generator, limit: int = MAX_TRI
     targets, nontargets = choose_pairs(np.unique(speakers, return_inverse=True)[1], rng, limit)
     for kind, pairs in (("target", targets), ("nontarget", nontargets)):
         if not len(pairs):
-            raise UserError(f"{folder}: no {kind} pair; give two or more speakers with two or more "
-                            "usable recordings each")
+            raise UserError(
+                f"{folder}: no {kind} pair; give two or more speakers with two or more usable recordings each"
+            )
     pairs = np.concatenate([targets, nontargets])
     is_target = np.arange(len(pairs)) < len(targets)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))

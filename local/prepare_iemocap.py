@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.config import UserError, run
-from cslib.data.class_preparation import Recording, compare_counts, prepare_classes
+from cslib.corpora.class_preparation import Recording, compare_counts, prepare_classes
 
 PUBLISHED_AT = "https://sail.usc.edu/iemocap"
 SESSIONS = [f"Session{number}" for number in range(1, 6)]
@@ -31,10 +31,10 @@ TURN = re.compile(r"\[[\d.]+ - [\d.]+\]\t(Ses0(\d)[FM]_\w+_([FM])\d+)\t(\w+)\t\[
 
 @dataclass
 class Options:
-    corpus: Path                             # IEMOCAP_full_release, with Session1 to Session5
+    corpus: Path  # IEMOCAP_full_release, with Session1 to Session5
     data: Path = Path("data/iemocap_emotion")  # makes all/ in it
-    merge_excited: bool = True               # excited is happy too; else it is left out
-    nj: int = os.cpu_count() or 1            # processes that read recordings
+    merge_excited: bool = True  # excited is happy too; else it is left out
+    nj: int = os.cpu_count() or 1  # processes that read recordings
 
 
 def main(options: Options) -> None:
@@ -60,8 +60,10 @@ def find_turns(session: Path, classes: dict[str, str]) -> Iterator[Recording]:
                 wav = session / "sentences" / "wav" / path.stem / f"{turn}.wav"
                 yield Recording(turn, str(wav), classes[code], f"Ses0{number}{sex}", f"session{number}", sex.lower())
     if not turns:
-        raise UserError(f"{session}: there are no turns in dialog/EmoEvaluation; give the folder IEMOCAP_full_release, "
-                        f"with {SESSIONS[0]} to {SESSIONS[-1]}, as it comes from {PUBLISHED_AT}")
+        raise UserError(
+            f"{session}: there are no turns in dialog/EmoEvaluation; give the folder IEMOCAP_full_release, "
+            f"with {SESSIONS[0]} to {SESSIONS[-1]}, as it comes from {PUBLISHED_AT}"
+        )
 
 
 if __name__ == "__main__":

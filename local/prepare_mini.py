@@ -23,19 +23,19 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from cslib.synthesis.channels import draw_channel
+from cslib.synthesis.sentences import draw_sentence
+from cslib.synthesis.voices import Synthesiser, draw_voice
 from scipy.signal import resample_poly
 
 from cslib.config import UserError, run
 from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.data.trials import write_trials
 from cslib.files import progress, read_json, write_json, writing
-from cslib.synthesis.channels import draw_channel
-from cslib.synthesis.sentences import draw_sentence
-from cslib.synthesis.voices import Synthesiser, draw_voice
 
 SHORTEST, LONGEST = 3.0, 6.0  # seconds
 WORDS = (11, 18)  # which mostly take that long
-PRELOADED = ("scipy.signal", "soundfile", "cslib.config", "cslib.synthesis.channels")  # once, not per speaker
+PRELOADED = ("scipy.signal", "soundfile", "cslib.config", "cslib.corpora.synthesis.channels")  # once, not per speaker
 SAME_SEX_SHARE = 2 / 3  # of the non-target trials: women against men would be too easy
 
 
@@ -111,8 +111,9 @@ def _make_set(options: Options, name: str, number: int) -> list[Entry]:
     return sorted((entry for entries in made for entry in entries), key=lambda entry: entry.id)
 
 
-def in_fresh_processes(make: Callable[[Speaker], list[Entry]], speakers: list[Speaker],
-                       nj: int) -> Iterator[list[Entry]]:
+def in_fresh_processes(
+    make: Callable[[Speaker], list[Entry]], speakers: list[Speaker], nj: int
+) -> Iterator[list[Entry]]:
     """`map` with a new process for every speaker, because the synthesiser remembers what it has said before."""
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
@@ -146,8 +147,9 @@ def _speak(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitc
     return say_sentence(rng, synthesiser, rate, pitch)
 
 
-def say_sentence(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitch: int,
-                 ranges: tuple[int, int] = (40, 60)) -> np.ndarray:
+def say_sentence(
+    rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitch: int, ranges: tuple[int, int] = (40, 60)
+) -> np.ndarray:
     """float [n] at 16 kHz: the first of random sentences that lasts from SHORTEST to LONGEST.
 
     ranges  lowest and highest range of its pitch, drawn evenly; 50 is the voice's own
@@ -167,9 +169,7 @@ def write_speech(path: Path, speech: np.ndarray) -> Path:
     return path
 
 
-def draw_trials(
-    entries: list[Entry], nontargets_per_target: int, seed: int
-) -> tuple[list[str], list[str], np.ndarray]:
+def draw_trials(entries: list[Entry], nontargets_per_target: int, seed: int) -> tuple[list[str], list[str], np.ndarray]:
     """(enrol, test, targets): ids, ids and bool, each [trials], sorted by id."""
     first, second = np.triu_indices(len(entries), 1)
     speaker, session, sex = np.array([(entry.speaker, entry.session, entry.sex) for entry in entries]).T

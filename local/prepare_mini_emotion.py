@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
-from cslib.config import UserError, run
-from cslib.data.class_preparation import TABLE, write_classes
-from cslib.data.classes import ClassTable, Labelled, deal_speakers
-from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
-from cslib.data.pair_preparation import claim
-from cslib.files import progress
 from cslib.synthesis.channels import draw_channel
 from cslib.synthesis.voices import Synthesiser, draw_voice
+
+from cslib.config import UserError, run
+from cslib.corpora.class_preparation import TABLE, write_classes
+from cslib.corpora.pair_preparation import claim
+from cslib.data.classes import ClassTable, Labelled, deal_speakers
+from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
+from cslib.files import progress
 from local.prepare_mini import Speaker, in_fresh_processes, say_sentence, write_speech
 
 PART = 3  # of the seed: prepare_mini.py draws its speakers from parts 0 and 1
@@ -69,8 +69,9 @@ class Options:
 def main(options: Options) -> None:
     if options.sessions < 1 or not 2 <= options.folds <= options.speakers:
         raise UserError("sessions is at least 1, folds at least 2, and there are as many speakers as folds or more")
-    claim(options.out, {name: str(value) for name, value in asdict(options).items()
-                        if name not in ("out", "nj", "folds")})
+    claim(
+        options.out, {name: str(value) for name, value in asdict(options).items() if name not in ("out", "nj", "folds")}
+    )
     folder = options.out / "all"
     if (folder / "cuts.jsonl.gz").exists() and (folder / TABLE).exists():
         deal_anew(folder, options.folds)
@@ -105,8 +106,10 @@ def speak_all(options: Options, audio: Path) -> tuple[list[Entry], dict[str, str
     shape = options.speakers, options.sessions, len(STYLES)
     order = np.random.default_rng([options.seed, PART]).permutation(np.prod(shape))
     ids = np.array([f"styled-{n:06d}" for n in order]).reshape(shape)
-    tasks = [Speaker(f"styled-speaker-{i:03d}", "fm"[i % 2], (options.seed, PART, i), audio, own)
-             for i, own in enumerate(ids.tolist())]
+    tasks = [
+        Speaker(f"styled-speaker-{i:03d}", "fm"[i % 2], (options.seed, PART, i), audio, own)
+        for i, own in enumerate(ids.tolist())
+    ]
     made = progress(in_fresh_processes(speak_in_styles, tasks, options.nj), "speakers", total=len(tasks))
     styles = {name: style for at, style in enumerate(STYLES) for name in ids[..., at].flat}
     return sorted((entry for entries in made for entry in entries), key=lambda entry: entry.id), styles
@@ -126,8 +129,9 @@ def speak_in_styles(speaker: Speaker) -> list[Entry]:
             for name, style in zip(ids, STYLES.values(), strict=True):
                 drawn = Style(*rng.normal(style, SPREAD))
                 # Who speaks up does so against the same noise.
-                heard = replace(channel, level=channel.level + drawn.level,
-                                noise_level=channel.noise_level - QUIETER - drawn.level)
+                heard = replace(
+                    channel, level=channel.level + drawn.level, noise_level=channel.noise_level - QUIETER - drawn.level
+                )
                 speech = heard.record(rng, _say(rng, synthesiser, drawn))
                 path = write_speech(speaker.audio / f"{name}.flac", speech)
                 session = f"{speaker.name}-{number}"

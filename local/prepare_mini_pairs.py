@@ -17,14 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from cslib.synthesis.voices import Synthesiser, draw_voice
 
 from cslib.config import UserError, run
+from cslib.corpora.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
+from cslib.corpora.pair_preparation import claim
 from cslib.data.banks import open_banks
 from cslib.data.manifests import Entry, write_set
-from cslib.data.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
-from cslib.data.pair_preparation import claim
 from cslib.files import progress
-from cslib.synthesis.voices import Synthesiser, draw_voice
 from local.prepare_mini import Speaker, in_fresh_processes, say_sentence, write_speech
 
 LEVELS = (-30.0, -20.0)  # dB of full scale, root mean square of an utterance
@@ -33,7 +33,7 @@ PEAK = 0.95  # of full scale
 
 @dataclass
 class Options:
-    noise: Path = Path("data/mini/noise")            # of prepare_noise.py, for training and validation
+    noise: Path = Path("data/mini/noise")  # of prepare_noise.py, for training and validation
     noise_test: Path = Path("data/mini/noise_test")  # of prepare_noise.py, for the test
     out: Path = Path("data/mini_pairs")  # gets train/, valid/ and test/, each with clean/ and noisy/
     seed: int = 0  # that of prepare_mini.py: another one means other people
@@ -49,8 +49,14 @@ class Options:
 
 def main(options: Options) -> None:
     _check(options)
-    claim(options.out, {name: str(value) for name, value in asdict(options).items()
-                        if name not in ("out", "nj", "noise", "noise_test", "mix_train")})
+    claim(
+        options.out,
+        {
+            name: str(value)
+            for name, value in asdict(options).items()
+            if name not in ("out", "nj", "noise", "noise_test", "mix_train")
+        },
+    )
     for number, name in enumerate(("train", "valid", "test")):
         folder = options.out / name
         if not (folder / "speech" / "cuts.jsonl.gz").exists():
@@ -78,8 +84,10 @@ def _speak_all(options: Options, name: str, number: int) -> list[Entry]:
     part, first = {"train": (0, 0), "valid": (0, options.train_speakers), "test": (1, 0)}[name]
     audio = (options.out / name / "speech" / "audio").absolute()
     of = "test" if part else "train"
-    tasks = [Speaker(f"{of}-speaker-{i:03d}", "fm"[i % 2], (options.seed, part, i), audio, [own])
-             for i, own in enumerate(ids, start=first)]
+    tasks = [
+        Speaker(f"{of}-speaker-{i:03d}", "fm"[i % 2], (options.seed, part, i), audio, [own])
+        for i, own in enumerate(ids, start=first)
+    ]
     made = progress(in_fresh_processes(speak_dry, tasks, options.nj), f"{name} speakers", total=len(tasks))
     return sorted((entry for entries in made for entry in entries), key=lambda entry: entry.id)
 

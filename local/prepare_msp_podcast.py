@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.config import UserError, run
-from cslib.data.class_preparation import Recording, prepare_classes
+from cslib.corpora.class_preparation import Recording, prepare_classes
 from cslib.data.classes import DEVELOPMENT, TRAIN
 from cslib.files import warn
 
@@ -34,9 +34,9 @@ COLUMNS = ("FileName", "EmoClass", "SpkrID", "Gender", "Split_Set")
 
 @dataclass
 class Options:
-    corpus: Path                                 # folder with Labels and Audios
+    corpus: Path  # folder with Labels and Audios
     data: Path = Path("data/msp_podcast_emotion")  # makes all/ in it
-    nj: int = os.cpu_count() or 1                # processes that read recordings
+    nj: int = os.cpu_count() or 1  # processes that read recordings
 
 
 def main(options: Options) -> None:
@@ -44,8 +44,10 @@ def main(options: Options) -> None:
     recordings = read_recordings(find_labels(options.corpus), audio)
     present = Counter(one.fold for one in recordings)
     if not all(present[part] for part in HELD_OUT):
-        raise UserError(f"{options.corpus}: Train, Development and Test1 have to hold recordings of the five classes, "
-                        f"and they hold {present[TRAIN]:,}, {present[DEVELOPMENT]:,} and {present['test1']:,}")
+        raise UserError(
+            f"{options.corpus}: Train, Development and Test1 have to hold recordings of the five classes, "
+            f"and they hold {present[TRAIN]:,}, {present[DEVELOPMENT]:,} and {present['test1']:,}"
+        )
     prepare_classes(options.data / "all", apart(recordings), options.nj)
 
 
@@ -53,16 +55,19 @@ def find_audio(corpus: Path) -> Path:
     for name in AUDIO:
         if (corpus / name).is_dir():
             return corpus / name
-    raise UserError(f"{corpus}: there is neither {' nor '.join(AUDIO)} in it; give the folder that holds Labels and "
-                    "Audios of MSP-Podcast")
+    raise UserError(
+        f"{corpus}: there is neither {' nor '.join(AUDIO)} in it; give the folder that holds Labels and "
+        "Audios of MSP-Podcast"
+    )
 
 
 def find_labels(corpus: Path) -> Path:
     for name in LABELS:
         if (corpus / "Labels" / name).is_file():
             return corpus / "Labels" / name
-    raise UserError(f"{corpus / 'Labels'}: there is no {LABELS[0]}; give the folder that holds Labels and Audios of "
-                    "MSP-Podcast")
+    raise UserError(
+        f"{corpus / 'Labels'}: there is no {LABELS[0]}; give the folder that holds Labels and Audios of MSP-Podcast"
+    )
 
 
 def read_recordings(labels: Path, audio: Path) -> list[Recording]:
@@ -80,8 +85,14 @@ def _recording(row: dict[str, str], audio: Path) -> Recording:
     name = Path(row["FileName"]).stem
     unknown = row["SpkrID"].strip().lower() in ("", "unknown")
     sex = {"Male": "m", "Female": "f"}.get(row["Gender"], "-")
-    return Recording(name, str(audio / row["FileName"]), CLASSES[row["EmoClass"]],
-                     f"unknown-{name}" if unknown else row["SpkrID"].strip(), PARTS[row["Split_Set"]], sex)
+    return Recording(
+        name,
+        str(audio / row["FileName"]),
+        CLASSES[row["EmoClass"]],
+        f"unknown-{name}" if unknown else row["SpkrID"].strip(),
+        PARTS[row["Split_Set"]],
+        sex,
+    )
 
 
 def apart(recordings: list[Recording]) -> list[Recording]:

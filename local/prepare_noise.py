@@ -19,15 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from cslib.synthesis.noises import draw_music, draw_noise, mix_babble
+from cslib.synthesis.rooms import MAX_SECONDS, align_room, draw_room
 
 from cslib.config import UserError, run
-from cslib.data.audio_files import SOUNDFILE_SUFFIXES, resample
+from cslib.corpora.audio_files import SOUNDFILE_SUFFIXES, resample
 from cslib.data.banks import BankWriter
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.utterances import Utterances
 from cslib.files import progress, read_json, write_json
-from cslib.synthesis.noises import draw_music, draw_noise, mix_babble
-from cslib.synthesis.rooms import MAX_SECONDS, align_room, draw_room
 
 FOLDERS = ("noise", "noise_test")
 SEGMENT_SECONDS = 30.0  # longer recordings are stored in pieces of this length
@@ -219,6 +219,7 @@ def _joined(rooms: Source, made: Source) -> Source:
 
 def _synthetic(options: Options, part: int) -> dict[str, Source]:
     """Made-up noise, music and rooms; half as many for the test (part 1), from other random numbers."""
+
     def made(kind: int, count: int, draw: Callable[[np.random.Generator], np.ndarray]) -> Source:
         count = max(1, count // (1 + part))
         seeds = ([options.seed, part, kind, i] for i in range(count))
@@ -249,9 +250,7 @@ def _babble(options: Options, part: int) -> dict[str, Source]:
     return {"babble": Source((_mixed(np.random.default_rng(seed), read) for seed in seeds), talkers)}
 
 
-def _mixed(
-    rng: np.random.Generator, read: Callable[[np.random.Generator, int], np.ndarray]
-) -> np.ndarray:
+def _mixed(rng: np.random.Generator, read: Callable[[np.random.Generator, int], np.ndarray]) -> np.ndarray:
     frames = round(BABBLE_SECONDS * SAMPLE_RATE)
     talkers = [read(rng, frames) for _ in range(rng.integers(TALKERS[0], TALKERS[1] + 1))]
     return mix_babble(rng, talkers, frames)

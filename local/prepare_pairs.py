@@ -23,31 +23,31 @@ from pathlib import Path
 import numpy as np
 
 from cslib.config import UserError, run
-from cslib.data.audio_files import Checks
+from cslib.corpora.audio_files import Checks
+from cslib.corpora.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
+from cslib.corpora.pair_preparation import Pair, claim, find_pairs, find_recordings, prepare_pairs, refuse_unequal
+from cslib.corpora.preparation import Source, prepare_set
 from cslib.data.banks import open_banks
-from cslib.data.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
-from cslib.data.pair_preparation import Pair, claim, find_pairs, find_recordings, prepare_pairs, refuse_unequal
-from cslib.data.preparation import Source, prepare_set
 
 FEW_FOLDERS = 4  # with fewer folders than this, single recordings are held out
 
 
 @dataclass
 class Options:
-    clean_dir: Path                     # clean speech to learn from, in any tree
-    noisy_dir: Path | None = None       # the same recordings, noisy; or give --noise
-    noise: Path | None = None           # data/<corpus>/noise of prepare_noise.py: the clean speech is mixed with it
+    clean_dir: Path  # clean speech to learn from, in any tree
+    noisy_dir: Path | None = None  # the same recordings, noisy; or give --noise
+    noise: Path | None = None  # data/<corpus>/noise of prepare_noise.py: the clean speech is mixed with it
     test_clean_dir: Path | None = None  # clean speech to test on; none: no test set
     test_noisy_dir: Path | None = None  # the same recordings, noisy; or give --noise-test
-    noise_test: Path | None = None      # data/<corpus>/noise_test, for the test set
-    data: Path = Path("data/pairs")     # makes train/, valid/ and test/ in it, each with clean/ and noisy/
-    valid_share: float = 0.05           # of the training recordings, held out to validate with
-    snrs: tuple[float, ...] = TRAIN_SNRS       # dB, signal-to-noise ratios that training and validation are mixed at
-    test_snrs: tuple[float, ...] = TEST_SNRS   # dB, those of the test
-    mix_train: bool = True              # false: training recordings stay clean, for a training that mixes every crop
-    seed: int = 0                       # of what is held out, and of the mixing
-    min_seconds: float = 0.5            # shorter recordings are left out; PESQ cannot judge them
-    nj: int = os.cpu_count() or 1       # processes; the result does not depend on it
+    noise_test: Path | None = None  # data/<corpus>/noise_test, for the test set
+    data: Path = Path("data/pairs")  # makes train/, valid/ and test/ in it, each with clean/ and noisy/
+    valid_share: float = 0.05  # of the training recordings, held out to validate with
+    snrs: tuple[float, ...] = TRAIN_SNRS  # dB, signal-to-noise ratios that training and validation are mixed at
+    test_snrs: tuple[float, ...] = TEST_SNRS  # dB, those of the test
+    mix_train: bool = True  # false: training recordings stay clean, for a training that mixes every crop
+    seed: int = 0  # of what is held out, and of the mixing
+    min_seconds: float = 0.5  # shorter recordings are left out; PESQ cannot judge them
+    nj: int = os.cpu_count() or 1  # processes; the result does not depend on it
 
 
 def main(options: Options) -> None:
@@ -59,10 +59,15 @@ def main(options: Options) -> None:
         sets["test"] = _find(options.test_clean_dir, options.test_noisy_dir)
     refuse_unequal([pair for pairs in sets.values() for pair in pairs if pair.noisy != pair.clean], options.nj)
     # The noise is known by what it holds, to `mix_set`.
-    settings = {name: value for name, value in asdict(options).items()
-                if name not in ("data", "nj", "noise", "noise_test", "mix_train")}
-    claim(options.data, {name: str(value.resolve() if isinstance(value, Path) else value)
-                         for name, value in settings.items()})
+    settings = {
+        name: value
+        for name, value in asdict(options).items()
+        if name not in ("data", "nj", "noise", "noise_test", "mix_train")
+    }
+    claim(
+        options.data,
+        {name: str(value.resolve() if isinstance(value, Path) else value) for name, value in settings.items()},
+    )
     checks = Checks(min_seconds=options.min_seconds)
     for number, name in enumerate(("train", "valid", "test")):
         if name not in sets:
@@ -82,8 +87,10 @@ def _check(options: Options) -> None:
         given = [name for name in (noisy, noise) if getattr(options, name)]
         wanted = 1 if getattr(options, f"{part}clean_dir") else 0
         if len(given) != wanted:
-            raise UserError(f"{part}clean_dir: goes with one of {noisy} (the same recordings, noisy) and {noise} (to "
-                            f"mix with), here are {len(given)}")
+            raise UserError(
+                f"{part}clean_dir: goes with one of {noisy} (the same recordings, noisy) and {noise} (to "
+                f"mix with), here are {len(given)}"
+            )
     if options.noisy_dir and not options.mix_train:
         raise UserError("mix_train: false is for clean speech and --noise; what --noisy-dir holds is mixed already")
     for clean, noisy in ((options.clean_dir, options.noisy_dir), (options.test_clean_dir, options.test_noisy_dir)):
@@ -114,8 +121,9 @@ def _overlap(one: Path, other: Path) -> bool:
 
 def _find(clean: Path, noisy: Path | None) -> list[Pair]:
     """Pairs; of recordings that are yet to be mixed, both sides are the clean one."""
-    return find_pairs(clean, noisy) if noisy else [Pair(name, path, path) for name, path in
-                                                   find_recordings(clean).items()]
+    return (
+        find_pairs(clean, noisy) if noisy else [Pair(name, path, path) for name, path in find_recordings(clean).items()]
+    )
 
 
 def split(pairs: list[Pair], root: Path, share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -132,8 +140,10 @@ def split(pairs: list[Pair], root: Path, share: float, seed: int) -> tuple[list[
     count = min(max(1, round(share * len(names))), len(names) - 1)
     chosen = np.random.default_rng([seed, len(names)]).permutation(len(names))[:count]
     held_out = {names[index] for index in chosen}
-    return ([pair for pair, group in zip(pairs, groups, strict=True) if group in held_out],
-            [pair for pair, group in zip(pairs, groups, strict=True) if group not in held_out])
+    return (
+        [pair for pair, group in zip(pairs, groups, strict=True) if group in held_out],
+        [pair for pair, group in zip(pairs, groups, strict=True) if group not in held_out],
+    )
 
 
 def _prepare_speech(folder: Path, pairs: list[Pair], checks: Checks, nj: int) -> Path:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cslib.config import UserError, run
-from cslib.data.audio_files import Checks
-from cslib.data.pair_preparation import Pair, claim, find_pairs, prepare_pairs, refuse_unequal
+from cslib.corpora.audio_files import Checks
+from cslib.corpora.pair_preparation import Pair, claim, find_pairs, prepare_pairs, refuse_unequal
 from cslib.data.pairs import Condition
 
 PUBLISHED_AT = "https://datashare.ed.ac.uk/handle/10283/2791"
@@ -41,17 +41,19 @@ class Published(NamedTuple):
 
 # Of the larger one it is told that it has 56 speakers; in the folders there are 58, and neither p226 nor p287. Held
 # out are its first woman and its first man.
-TRAIN_SETS = {"28spk": Published("trainset_28spk", 11_572, 28, ("p226", "p287"), 770),
-              "56spk": Published("trainset_56spk", 23_075, 58, ("p234", "p237"), 696)}
+TRAIN_SETS = {
+    "28spk": Published("trainset_28spk", 11_572, 28, ("p226", "p287"), 770),
+    "56spk": Published("trainset_56spk", 23_075, 58, ("p234", "p237"), 696),
+}
 TEST_SET = Published("testset", 824, 2)
 
 
 @dataclass
 class Options:
-    corpus: Path                        # folder with clean_trainset_28spk_wav, noisy_trainset_28spk_wav, ...
-    train_set: str = "28spk"            # 28spk (what most papers train on) | 56spk
+    corpus: Path  # folder with clean_trainset_28spk_wav, noisy_trainset_28spk_wav, ...
+    train_set: str = "28spk"  # 28spk (what most papers train on) | 56spk
     data: Path = Path("data/voicebank")  # makes train/, valid/ and test/ in it, each with clean/ and noisy/
-    nj: int = os.cpu_count() or 1       # processes that resample
+    nj: int = os.cpu_count() or 1  # processes that resample
 
 
 def main(options: Options) -> None:
@@ -67,8 +69,11 @@ def main(options: Options) -> None:
         # Headers of the conversions suffice: the published files are all whole, and none is silent or short.
         checks = Checks(decode=False, min_seconds=0.0, silence_peak=0.0)
         utterances = prepare_pairs(options.data / name, sets[name], checks, options.nj, conditions)
-        expected = {"train": published.pairs - published.valid_pairs, "valid": published.valid_pairs,
-                    "test": TEST_SET.pairs}[name]
+        expected = {
+            "train": published.pairs - published.valid_pairs,
+            "valid": published.valid_pairs,
+            "test": TEST_SET.pairs,
+        }[name]
         if len(utterances) != expected:
             _warn(f"{options.data / name}: {len(utterances):,} pairs, of the published ones it would be {expected:,}")
     print(f"{options.data / 'valid'}: holds out {' and '.join(published.valid)}")
@@ -90,8 +95,10 @@ def list_pairs(corpus: Path, published: Published) -> list[Pair]:
     pairs = [pair._replace(speaker=pair.id.partition("_")[0]) for pair in pairs]
     speakers = len({pair.speaker for pair in pairs})
     if (len(pairs), speakers) != (published.pairs, published.speakers):
-        _warn(f"{published.name} has {len(pairs):,} pairs of {speakers} speakers here, published are "
-              f"{published.pairs:,} of {published.speakers}")
+        _warn(
+            f"{published.name} has {len(pairs):,} pairs of {speakers} speakers here, published are "
+            f"{published.pairs:,} of {published.speakers}"
+        )
     return pairs
 
 
@@ -100,8 +107,10 @@ def split(published: Published, pairs: list[Pair]) -> tuple[list[Pair], list[Pai
     valid = [pair for pair in pairs if pair.speaker in published.valid]
     train = [pair for pair in pairs if pair.speaker not in published.valid]
     if not valid or not train:
-        raise UserError(f"{published.name}: has to hold recordings of {' or '.join(published.valid)}, who are held out "
-                        "to validate with, and of others; unpack all of it")
+        raise UserError(
+            f"{published.name}: has to hold recordings of {' or '.join(published.valid)}, who are held out "
+            "to validate with, and of others; unpack all of it"
+        )
     return valid, train
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cslib.config import UserError, run
-from cslib.data.audio_files import AUDIO_SUFFIXES, FFMPEG_SUFFIXES, Checks
+from cslib.corpora.audio_files import AUDIO_SUFFIXES, FFMPEG_SUFFIXES, Checks
+from cslib.corpora.preparation import Source, Summary, prepare_set
 from cslib.data.manifests import read_manifest
-from cslib.data.preparation import Source, Summary, prepare_set
 from cslib.data.trials import read_trials, write_trials
 
 PUBLISHED_AT = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb"
@@ -43,10 +43,20 @@ class Corpus(NamedTuple):
     speakers: int
 
 
-VOX1 = Corpus("VoxCeleb1", ("dev/wav", "test/wav", "wav", "dev/flac", "test/flac", "flac"), r"id1\d{4}",
-              utterances=153_516, speakers=1_251)
-VOX2 = Corpus("VoxCeleb2 dev", ("dev/wav", "dev/flac", "dev/aac", "wav", "flac", "aac"), r"id0\d{4}",
-              utterances=1_092_009, speakers=5_994)
+VOX1 = Corpus(
+    "VoxCeleb1",
+    ("dev/wav", "test/wav", "wav", "dev/flac", "test/flac", "flac"),
+    r"id1\d{4}",
+    utterances=153_516,
+    speakers=1_251,
+)
+VOX2 = Corpus(
+    "VoxCeleb2 dev",
+    ("dev/wav", "dev/flac", "dev/aac", "wav", "flac", "aac"),
+    r"id0\d{4}",
+    utterances=1_092_009,
+    speakers=5_994,
+)
 LISTS = {  # data/voxceleb/test/trials/<name>.txt: (published file, trials in it)
     "vox1_o": ("veri_test2.txt", 37_611),
     "vox1_o_original": ("veri_test.txt", 37_720),
@@ -57,11 +67,11 @@ LISTS = {  # data/voxceleb/test/trials/<name>.txt: (published file, trials in it
 
 @dataclass
 class Options:
-    vox2: Path | None = None            # VoxCeleb2; its dev part makes <data>/train
-    vox1: Path | None = None            # VoxCeleb1, all of it; makes <data>/test
-    trials: Path | None = None          # folder with veri_test.txt, veri_test2.txt, ...; else --vox1
+    vox2: Path | None = None  # VoxCeleb2; its dev part makes <data>/train
+    vox1: Path | None = None  # VoxCeleb1, all of it; makes <data>/test
+    trials: Path | None = None  # folder with veri_test.txt, veri_test2.txt, ...; else --vox1
     data: Path = Path("data/voxceleb")  # makes train/ and test/ in it
-    nj: int = os.cpu_count() or 1       # processes that read headers and convert
+    nj: int = os.cpu_count() or 1  # processes that read headers and convert
 
 
 def main(options: Options) -> None:
@@ -89,8 +99,10 @@ def prepare(corpus: Corpus, root: Path, folder: Path, nj: int) -> Summary:
     print(summary)
     found = (summary.utterances, len(summary.speakers))
     if found != (corpus.utterances, corpus.speakers):
-        _warn(f"{corpus.name} has {found[0]:,} utterances of {found[1]:,} speakers here, published are "
-              f"{corpus.utterances:,} of {corpus.speakers:,}")
+        _warn(
+            f"{corpus.name} has {found[0]:,} utterances of {found[1]:,} speakers here, published are "
+            f"{corpus.utterances:,} of {corpus.speakers:,}"
+        )
     return summary
 
 
@@ -105,8 +117,10 @@ def find_speakers(corpus: Corpus, root: Path) -> dict[str, list[Path]]:
                 if re.fullmatch(corpus.speaker, entry.name):
                     found.setdefault(entry.name, []).append(folder / entry.name)
     if not found:
-        raise UserError(f"{root}: no speaker's folder ({corpus.speaker}) in {', '.join(corpus.folders)}; "
-                        f"give the folder into which {corpus.name} was unpacked")
+        raise UserError(
+            f"{root}: no speaker's folder ({corpus.speaker}) in {', '.join(corpus.folders)}; "
+            f"give the folder into which {corpus.name} was unpacked"
+        )
     return dict(sorted(found.items()))
 
 
@@ -117,8 +131,13 @@ def list_sources(speakers: dict[str, list[Path]], sexes: dict[str, str], audio: 
     """
     for speaker, folders in speakers.items():
         chosen: dict[str, tuple[bool, str, str]] = {}
-        for video, path in ((entry.name, path) for folder in folders for entry in _entries(folder)
-                            if entry.is_dir() for path in _recordings(entry.path)):
+        for video, path in (
+            (entry.name, path)
+            for folder in folders
+            for entry in _entries(folder)
+            if entry.is_dir()
+            for path in _recordings(entry.path)
+        ):
             stem, suffix = os.path.splitext(os.path.basename(path))
             candidate = (suffix.lower() in FFMPEG_SUFFIXES, path, video)
             name = f"{speaker}-{video}-{stem}"
@@ -136,8 +155,7 @@ def _entries(folder: Path | str) -> list[os.DirEntry]:
 
 
 def _recordings(folder: str) -> list[str]:
-    return [entry.path for entry in _entries(folder)
-            if os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES]
+    return [entry.path for entry in _entries(folder) if os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES]
 
 
 def read_sexes(root: Path) -> dict[str, str]:
@@ -150,8 +168,9 @@ def read_sexes(root: Path) -> dict[str, str]:
         if not path.exists():
             continue
         with open(path, newline="", encoding="utf-8") as lines:
-            rows = [[cell.strip() for cell in row]
-                    for row in csv.reader(line.replace("\t", ",") for line in lines) if row]
+            rows = [
+                [cell.strip() for cell in row] for row in csv.reader(line.replace("\t", ",") for line in lines) if row
+            ]
         header = [name.lower() for name in rows[0]] if rows else []
         if "gender" not in header:
             raise UserError(f"{path}: no column Gender in its first line; get it from {PUBLISHED_AT}")
@@ -165,8 +184,10 @@ def find_lists(folder: Path) -> dict[str, Path]:
     found = {name: folder / file for name, (file, _) in LISTS.items() if (folder / file).is_file()}
     missing = [file for file, _ in LISTS.values() if not (folder / file).is_file()]
     if not found:
-        raise UserError(f"{folder}: none of the trial lists {', '.join(missing)} is there; they are "
-                        f"published at {PUBLISHED_AT}, put them into one folder and give it as --trials")
+        raise UserError(
+            f"{folder}: none of the trial lists {', '.join(missing)} is there; they are "
+            f"published at {PUBLISHED_AT}, put them into one folder and give it as --trials"
+        )
     if missing:
         _warn(f"{folder}: no {', '.join(missing)}, so no such trials are made; published at {PUBLISHED_AT}")
     return found
@@ -179,12 +200,17 @@ def write_list(name: str, path: Path, folder: Path) -> None:
     if len(trials) != expected:
         _warn(f"{path}: {len(trials):,} trials, published are {expected:,}")
     present = {item["id"] for item in read_manifest(folder / "recordings.jsonl.gz")}
-    kept = [row for row in zip(trials.enrol, trials.test, trials.targets, strict=True)
-            if row[0] in present and row[1] in present]
+    kept = [
+        row
+        for row in zip(trials.enrol, trials.test, trials.targets, strict=True)
+        if row[0] in present and row[1] in present
+    ]
     target = folder / "trials" / f"{name}.txt"
     if len(kept) < len(trials):
-        _warn(f"{path}: {len(trials) - len(kept):,} of {len(trials):,} trials are left out, "
-              f"their recordings are not in {folder}")
+        _warn(
+            f"{path}: {len(trials) - len(kept):,} of {len(trials):,} trials are left out, "
+            f"their recordings are not in {folder}"
+        )
     if kept:
         print(f"{target}: {write_trials(target, *zip(*kept, strict=True)):,} trials")
     else:

@@ -13,13 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cslib import checkpoints
 from cslib.config import UserError, run
+from cslib.data.embeddings import read_embeddings
 from cslib.data.trials import read_trials
-from cslib.embeddings import read_embeddings
+from cslib.evaluation.cosine import cosine_scores, unit_embeddings
+from cslib.evaluation.error_rates import equal_error_rate
 from cslib.files import progress, write_json
-from cslib.scoring.cosine import cosine_scores, unit_embeddings
-from cslib.scoring.metrics import equal_error_rate
-from cslib.training import checkpoint
 from local import extract_embeddings
 
 
@@ -32,12 +32,14 @@ class Options:
 
 
 def main(options: Options) -> None:
-    encoders = checkpoint.kept(options.exp / "checkpoints")
+    encoders = checkpoints.kept(options.exp / "checkpoints")
     if not encoders:
         raise UserError(f"{options.exp}: no encoder was kept; train with --training.keep_every N")
     lists = [Path(path) for path in options.trials.split(",")]
-    rates = {step: {f"eer {trials.stem}": error_rate(options, encoder, trials) for trials in lists}
-             for step, encoder in progress(encoders.items(), "checkpoints", total=len(encoders))}
+    rates = {
+        step: {f"eer {trials.stem}": error_rate(options, encoder, trials) for trials in lists}
+        for step, encoder in progress(encoders.items(), "checkpoints", total=len(encoders))
+    }
     write_json(options.exp / "error_rates.json", rates)
     for step, values in rates.items():
         print(f"step {step:,}: " + ", ".join(f"{name} {value:.2f} %" for name, value in values.items()))
@@ -47,8 +49,9 @@ def error_rate(options: Options, encoder: Path, trial_list: Path) -> float:
     """EER in percent of a list, by the cosine of what this encoder makes of its set."""
     cuts = trial_list.parents[1]
     out = options.exp / "kept_embeddings" / encoder.stem / cuts.name
-    extract_embeddings.main(extract_embeddings.Options(encoder, cuts, out, device=options.device,
-                                                       workers=options.workers))
+    extract_embeddings.main(
+        extract_embeddings.Options(encoder, cuts, out, device=options.device, workers=options.workers)
+    )
     trials = read_trials(trial_list)
     ids, embeddings = read_embeddings(out.with_name(f"{out.name}.scp"))
     embeddings = unit_embeddings(embeddings[trials.rows_in(ids, str(out))])

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.config import UserError, run
-from cslib.enhancement.folders import score_folders
-from cslib.enhancement.measures import HEADLINE, MEASURES
+from cslib.evaluation.enhanced_folders import score_folders
+from cslib.evaluation.speech_quality import HEADLINE, MEASURES
 from cslib.files import warn
 
 NEAR = 0.01  # of what others found: they print two digits
@@ -52,9 +52,11 @@ def main(options: Options) -> None:
     means = scores.means()
     print(json.dumps({**means, **intervals, **counts}))
     for name, wanted in expected.items():
-        if not abs(means[name] - wanted) < NEAR:   # nor where there is no mean
-            warn(f"{options.enhanced}: {name} is {means[name]:.3f}, and others found {wanted:g} for these recordings; "
-                 "look at how they were resampled and paired before anything is trained on them")
+        if not abs(means[name] - wanted) < NEAR:  # nor where there is no mean
+            warn(
+                f"{options.enhanced}: {name} is {means[name]:.3f}, and others found {wanted:g} for these recordings; "
+                "look at how they were resampled and paired before anything is trained on them"
+            )
 
 
 def expected_means(text: str) -> dict[str, float]:
@@ -64,8 +66,9 @@ def expected_means(text: str) -> dict[str, float]:
     except ValueError:
         raise UserError(f"--expected {text}: write it as pesq=1.97,stoi=0.92") from None
     if unknown := set(found) - set(MEASURES):
-        raise UserError(f"--expected: there is no measure {', '.join(sorted(unknown))}; there are: "
-                        f"{', '.join(MEASURES)}")
+        raise UserError(
+            f"--expected: there is no measure {', '.join(sorted(unknown))}; there are: {', '.join(MEASURES)}"
+        )
     return found
 
 

@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cslib.config import UserError, run
+from cslib.data.embeddings import read_embeddings
 from cslib.data.labels import read_table
 from cslib.data.trials import Trials, read_trials
-from cslib.embeddings import read_embeddings
+from cslib.devices import device_named
+from cslib.evaluation.bootstrap import eer_interval
+from cslib.evaluation.cosine import cosine_scores, mean_embedding, unit_embeddings
+from cslib.evaluation.error_rates import equal_error_rate, min_dcf
+from cslib.evaluation.normalisation import as_norm, cohort_statistics
+from cslib.evaluation.plda import Plda, fit_plda
+from cslib.evaluation.score_files import write_scores
+from cslib.evaluation.speakers import read_speakers
 from cslib.files import write_json
-from cslib.scoring.bootstrap import eer_interval
-from cslib.scoring.cosine import cosine_scores, mean_embedding, unit_embeddings
-from cslib.scoring.metrics import equal_error_rate, min_dcf
-from cslib.scoring.normalisation import as_norm, cohort_statistics
-from cslib.scoring.plda import Plda, fit_plda
-from cslib.scoring.score_files import write_scores
-from cslib.scoring.speakers import read_speakers
 
 SCORINGS = ("cosine", "mean", "asnorm", "plda")
 
@@ -58,8 +58,10 @@ def main(options: Options) -> None:
     if set(wanted) - set(SCORINGS):
         raise UserError(f"--scoring {options.scoring}: give some of {','.join(SCORINGS)}")
     if options.cohort is None and wanted != ["cosine"]:
-        raise UserError("mean, asnorm and plda need --cohort; give the embeddings of the training set, or ask for "
-                        "--scoring cosine alone")
+        raise UserError(
+            "mean, asnorm and plda need --cohort; give the embeddings of the training set, or ask for "
+            "--scoring cosine alone"
+        )
     if options.labels is None and "plda" in wanted:
         raise UserError("plda needs --labels; give the pseudo-labels of the training set, or leave it out of --scoring")
     trials = read_trials(options.trials)
@@ -68,8 +70,10 @@ def main(options: Options) -> None:
     embeddings = embeddings[trials.rows_in(ids, str(options.embeddings))]  # from here on, row = trials.ids
     members, cohort = read_embeddings(options.cohort) if options.cohort else ([], embeddings[:0])
     if cohort.shape[1:] != embeddings.shape[1:]:
-        raise UserError(f"{options.cohort}: has embeddings of shape {list(cohort.shape[1:])}, and "
-                        f"{options.embeddings} of {list(embeddings.shape[1:])}; extract both alike")
+        raise UserError(
+            f"{options.cohort}: has embeddings of shape {list(cohort.shape[1:])}, and "
+            f"{options.embeddings} of {list(embeddings.shape[1:])}; extract both alike"
+        )
     try:
         plda = learn_plda(options, members, cohort) if "plda" in wanted else None
         for scoring in wanted:
@@ -79,10 +83,11 @@ def main(options: Options) -> None:
         raise UserError(f"{options.trials}, {options.embeddings}: {error}; mend or replace them") from None
 
 
-def score(options: Options, scoring: str, trials: Trials, embeddings: np.ndarray, cohort: np.ndarray,
-          plda: Plda | None) -> np.ndarray:
+def score(
+    options: Options, scoring: str, trials: Trials, embeddings: np.ndarray, cohort: np.ndarray, plda: Plda | None
+) -> np.ndarray:
     """[n] float32 scores of the trials."""
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_named(options.device)
     pairs = trials.enrol_index, trials.test_index
     if scoring == "plda":
         return plda.scores(embeddings, *pairs, device)
@@ -93,7 +98,7 @@ def score(options: Options, scoring: str, trials: Trials, embeddings: np.ndarray
     scores = cosine_scores(embeddings, *pairs)
     if scoring == "mean":
         return scores
-    drawn = np.random.default_rng(options.seed).permutation(len(cohort))[:options.cohort_size]
+    drawn = np.random.default_rng(options.seed).permutation(len(cohort))[: options.cohort_size]
     drawn = unit_embeddings(cohort[np.sort(drawn)], mean, device)
     return as_norm(scores, *pairs, cohort_statistics(embeddings, drawn, options.top_k))
 
@@ -101,39 +106,52 @@ def score(options: Options, scoring: str, trials: Trials, embeddings: np.ndarray
 def learn_plda(options: Options, members: list[str], cohort: np.ndarray) -> Plda:
     """From the cohort, all of it, and its pseudo-labels. The table of true speakers has no such column."""
     if cohort.ndim != 2:
-        raise UserError(f"{options.cohort}: plda takes one embedding an utterance, and here are {cohort.shape[1]}; "
-                        "leave it out of --scoring")
+        raise UserError(
+            f"{options.cohort}: plda takes one embedding an utterance, and here are {cohort.shape[1]}; "
+            "leave it out of --scoring"
+        )
     if options.plda_size < 1:
         raise UserError(f"--plda-size {options.plda_size}: give 1 or more")
     table = read_table(options.labels, "label")
     names = np.array([table.get(member, "-1") for member in members])
     if (names == "-1").all():
-        raise UserError(f"{options.labels}: has a label for none of the {len(names):,} utterances of "
-                        f"{options.cohort}; give the pseudo-labels of the same set")
+        raise UserError(
+            f"{options.labels}: has a label for none of the {len(names):,} utterances of "
+            f"{options.cohort}; give the pseudo-labels of the same set"
+        )
     labels = np.where(names == "-1", -1, np.unique(names, return_inverse=True)[1])
     plda = fit_plda(cohort, labels, options.plda_size)
     if len(plda.between) < options.plda_size:
-        print(f"plda: speakers differ in {len(plda.between):,} dimensions, not in {options.plda_size:,}; "
-              f"{len(set(names) - {'-1'}):,} clusters of embeddings of {len(plda.mean):,} numbers tell of no more")
+        print(
+            f"plda: speakers differ in {len(plda.between):,} dimensions, not in {options.plda_size:,}; "
+            f"{len(set(names) - {'-1'}):,} clusters of embeddings of {len(plda.mean):,} numbers tell of no more"
+        )
     return plda
 
 
 def report(options: Options, scoring: str, trials: Trials, speakers: np.ndarray, scores: np.ndarray) -> None:
     """Write the score file and its row of results.json, and print the row."""
-    interval = eer_interval(scores, trials.targets, speakers[trials.enrol_index], speakers[trials.test_index],
-                            seed=options.seed)
+    interval = eer_interval(
+        scores, trials.targets, speakers[trials.enrol_index], speakers[trials.test_index], seed=options.seed
+    )
     row = {
-        "system": options.system, "trials": options.trials.stem, "scoring": scoring,
-        "eer": equal_error_rate(scores, trials.targets), "eer_ci95": list(interval),
+        "system": options.system,
+        "trials": options.trials.stem,
+        "scoring": scoring,
+        "eer": equal_error_rate(scores, trials.targets),
+        "eer_ci95": list(interval),
         "min_dcf_0.01": min_dcf(scores, trials.targets),
-        "targets": int(trials.targets.sum()), "nontargets": int((~trials.targets).sum()),
+        "targets": int(trials.targets.sum()),
+        "nontargets": int((~trials.targets).sum()),
     }
     path = options.out / f"{options.system}_{options.trials.stem}_{scoring}.txt"
     write_scores(path, trials, scores)
     origin = {"trial_list": str(options.trials), "score_file": path.name}
     write_json(path.with_suffix(".json"), {"row": row, **origin})
-    print(f"{path}: EER {row['eer']:.2f} % [{interval[0]:.2f}, {interval[1]:.2f}], "
-          f"minDCF {row['min_dcf_0.01']:.3f}, {len(trials):,} trials")
+    print(
+        f"{path}: EER {row['eer']:.2f} % [{interval[0]:.2f}, {interval[1]:.2f}], "
+        f"minDCF {row['min_dcf_0.01']:.3f}, {len(trials):,} trials"
+    )
 
 
 if __name__ == "__main__":

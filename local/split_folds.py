@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from cslib import checkpoints
 from cslib.config import UserError, run
 from cslib.data.classes import ClassTable
 from cslib.data.labels import write_labels
 from cslib.files import write_lines
-from cslib.training import checkpoint
+from cslib.models.base import FineTunable
 
 
 @dataclass
@@ -35,18 +36,25 @@ def main(options: Options) -> None:
     write_lines(options.out / "network.yaml", [yaml.safe_dump({"network": network}, sort_keys=False).rstrip()])
     for split in table.splits():
         path = options.out / split.fold / "labels.tsv"
-        write_labels(path, table.utterances[split.train].tolist(),
-                     np.searchsorted(table.classes(), table.labels[split.train]).tolist())
-        print(f"{path}: {len(split.train):,} utterances of {len(set(table.speakers[split.train])):,} speakers, "
-              f"{len(split.test):,} of {len(set(table.speakers[split.test])):,} others are held out")
+        write_labels(
+            path,
+            table.utterances[split.train].tolist(),
+            np.searchsorted(table.classes(), table.labels[split.train]).tolist(),
+        )
+        print(
+            f"{path}: {len(split.train):,} utterances of {len(set(table.speakers[split.train])):,} speakers, "
+            f"{len(split.test):,} of {len(set(table.speakers[split.test])):,} others are held out"
+        )
 
 
 def network_of(path: Path) -> dict:
     """The section `network` of a final.pt. Raises UserError where that network cannot be trained layer by layer."""
-    if not hasattr(checkpoint.load_encoder(path), "embedding_layers"):
-        raise UserError(f"{path}: this network names no embedding layers, and fine-tuning begins with those; start "
-                        "from a resnet or an ecapa (egs/voxceleb/run.sh --method dino), or leave fine-tuning out")
-    return checkpoint.load(path)["config"]["network"]
+    if not isinstance(checkpoints.load_encoder(path), FineTunable):
+        raise UserError(
+            f"{path}: this network names no embedding layers, and fine-tuning begins with those; start "
+            "from a resnet or an ecapa (egs/voxceleb/run.sh --method dino), or leave fine-tuning out"
+        )
+    return checkpoints.load(path)["config"]["network"]
 
 
 if __name__ == "__main__":

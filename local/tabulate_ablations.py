@@ -18,15 +18,22 @@ import numpy as np
 
 from cslib.config import UserError, load_yaml, run
 from cslib.data.trials import read_trials
+from cslib.evaluation.bootstrap import drawn_eers, over_seeds
+from cslib.evaluation.score_files import read_scores
+from cslib.evaluation.speakers import read_speakers
 from cslib.files import read_json, write_lines
-from cslib.scoring.bootstrap import drawn_eers, over_seeds
-from cslib.scoring.score_files import read_scores
-from cslib.scoring.speakers import read_speakers
 
 # What trainings log, and what diagnose_clusters.py writes of their labels; whatever a run has becomes a column.
-HEALTH = {"si_snr_improvement": "SI-SNR improvement, dB", "mi_bound": "MI bound, nats",
-          "nearest_identity": "nearest identity", "agreement": "agreement of crops", "retrieval": "retrieval",
-          "effective_rank": "effective rank", "accuracy": "accuracy on its labels", "kept": "labels believed"}
+HEALTH = {
+    "si_snr_improvement": "SI-SNR improvement, dB",
+    "mi_bound": "MI bound, nats",
+    "nearest_identity": "nearest identity",
+    "agreement": "agreement of crops",
+    "retrieval": "retrieval",
+    "effective_rank": "effective rank",
+    "accuracy": "accuracy on its labels",
+    "kept": "labels believed",
+}
 LABELS = {"clusters": "clusters", "nmi": "NMI", "purity": "purity"}
 DRAWS = 200  # bootstrap draws of the test speakers
 
@@ -53,19 +60,25 @@ def arms_of(folders: list[Path]) -> dict[str, dict[int, Path]]:
     reference, *others = arms
     for arm in others:
         if arms[arm].keys() != arms[reference].keys():
-            raise UserError(f"--runs: {arm} has the seeds {_listed(arms[arm])}, and {reference} "
-                            f"{_listed(arms[reference])}; give the same ones of every arm")
-    return {arm: dict(sorted(runs.items())) for arm, runs in arms.items()}     # stacked, they pair by seed
+            raise UserError(
+                f"--runs: {arm} has the seeds {_listed(arms[arm])}, and {reference} "
+                f"{_listed(arms[reference])}; give the same ones of every arm"
+            )
+    return {arm: dict(sorted(runs.items())) for arm, runs in arms.items()}  # stacked, they pair by seed
 
 
 def table(arms: dict[str, dict[int, Path]]) -> list[str]:
     """A line for every arm, made column by column."""
     reference, *_ = arms
     first_run = next(iter(arms[reference].values()))
-    lists = [row["trials"] for row in read_json(first_run / "results.json")["rows"]
-             if row["system"] == reference and row["scoring"] == "cosine"]
-    columns = [["arm", *(f"**{arm}: with true speaker labels**" if is_supervised(runs) else arm
-                         for arm, runs in arms.items())]]
+    lists = [
+        row["trials"]
+        for row in read_json(first_run / "results.json")["rows"]
+        if row["system"] == reference and row["scoring"] == "cosine"
+    ]
+    columns = [
+        ["arm", *(f"**{arm}: with true speaker labels**" if is_supervised(runs) else arm for arm, runs in arms.items())]
+    ]
     for trials in lists:
         columns += [rates(arms, trials), differences(arms, trials)]
     columns += [health(arms, name) for name in HEALTH] + [of_labels(arms, name) for name in LABELS]
@@ -86,11 +99,13 @@ def rates(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
 def differences(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
     """Column: EER minus that of the first arm, and its 95 % interval over seeds and test speakers."""
     reference, *others = arms
-    drawn = {arm: np.stack([drawn_rates(scored_path(run, arm, trials)) for run in runs.values()])
-             for arm, runs in arms.items()}
+    drawn = {
+        arm: np.stack([drawn_rates(scored_path(run, arm, trials)) for run in runs.values()])
+        for arm, runs in arms.items()
+    }
     cells = [f"minus {reference}, {trials}", ""]
     for arm in others:
-        value, low, high = over_seeds(drawn[arm] - drawn[reference])          # both of one draw
+        value, low, high = over_seeds(drawn[arm] - drawn[reference])  # both of one draw
         cells.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
     return cells
 
@@ -111,15 +126,19 @@ def drawn_rates(scored: Path) -> np.ndarray:
 
 def health(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
     """Column: what the trainings logged last, mean over the seeds; empty where they do not log it."""
-    return [HEALTH[name], *(_mean([_last_line(run / "log.jsonl").get(name) for run in runs.values()])
-                            for runs in arms.values())]
+    return [
+        HEALTH[name],
+        *(_mean([_last_line(run / "log.jsonl").get(name) for run in runs.values()]) for runs in arms.values()),
+    ]
 
 
 def of_labels(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
     """Column: what the pseudo-labels are like, mean over the seeds; empty where there are none."""
     files = {arm: [run / "diagnosis.json" for run in runs.values()] for arm, runs in arms.items()}
-    return [LABELS[name], *(_mean([read_json(file)[name] if file.exists() else None for file in of_arm])
-                            for of_arm in files.values())]
+    return [
+        LABELS[name],
+        *(_mean([read_json(file)[name] if file.exists() else None for file in of_arm]) for of_arm in files.values()),
+    ]
 
 
 def _mean(values: list[float | None]) -> str:
@@ -128,11 +147,13 @@ def _mean(values: list[float | None]) -> str:
 
 def notes(arms: dict[str, dict[int, Path]]) -> list[str]:
     reference, *_ = arms
-    lines = [f"EER by cosine, mean over the seeds {_listed(arms[reference])}. Differences are in percentage",
-             "points, positive is worse; in brackets their 95 % interval over seeds and test speakers, drawn anew",
-             f"{DRAWS} times, alike for both arms. The last columns are means over the last logged steps of",
-             "training. The bound is at most log N of the N identities told apart: compare it, and the nearest",
-             "identity, between arms of the same N only."]
+    lines = [
+        f"EER by cosine, mean over the seeds {_listed(arms[reference])}. Differences are in percentage",
+        "points, positive is worse; in brackets their 95 % interval over seeds and test speakers, drawn anew",
+        f"{DRAWS} times, alike for both arms. The last columns are means over the last logged steps of",
+        "training. The bound is at most log N of the N identities told apart: compare it, and the nearest",
+        "identity, between arms of the same N only.",
+    ]
     labelled = [arm for arm, runs in arms.items() if is_supervised(runs)]
     if labelled:
         lines += ["", f"**Trained with true speaker labels: {', '.join(labelled)}.** No other arm saw any."]
@@ -141,8 +162,7 @@ def notes(arms: dict[str, dict[int, Path]]) -> list[str]:
 
 def is_supervised(runs: dict[int, Path]) -> bool:
     """Whether true speakers were trained on, as the configs of the runs say."""
-    return any(load_yaml(folder / "config.yaml")["objective"].get("identity") == "speaker"
-               for folder in runs.values())
+    return any(load_yaml(folder / "config.yaml")["objective"].get("identity") == "speaker" for folder in runs.values())
 
 
 def scored_path(folder: Path, arm: str, trials: str) -> Path:

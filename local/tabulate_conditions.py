@@ -20,10 +20,10 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.data.trials import Trials, read_trials
+from cslib.evaluation.bootstrap import drawn_eers, over_seeds
+from cslib.evaluation.score_files import read_scores
+from cslib.evaluation.speakers import read_speakers
 from cslib.files import progress, read_json, write_lines
-from cslib.scoring.bootstrap import drawn_eers, over_seeds
-from cslib.scoring.score_files import read_scores
-from cslib.scoring.speakers import read_speakers
 
 EDGES = (0.0, 5.0, 10.0, 15.0)  # dB
 INTERFERERS = ("none", "in one", "in both")
@@ -72,8 +72,9 @@ def columns(folder: Path, found: list[str], options: Options) -> tuple[list[str]
 
     Raises UserError when the run has no such list.
     """
-    names = options.enhancers.split(",") if options.enhancers else [name.removeprefix(f"{ADVERSE}_")
-                                                                    for name in found[1:]]
+    names = (
+        options.enhancers.split(",") if options.enhancers else [name.removeprefix(f"{ADVERSE}_") for name in found[1:]]
+    )
     for option, wanted in (("--enhancers", names), ("--base", [options.base] if options.base else [])):
         for name in wanted:
             if f"{ADVERSE}_{name}" not in found:
@@ -91,18 +92,28 @@ def table(runs: list[Path], system: str, lists: list[str], base: str) -> list[st
     speakers = read_speakers(source.parents[1] / "speakers.tsv", trials.ids)
     pairs = speakers[trials.enrol_index], speakers[trials.test_index]
     scores = {name: [_scores(folder, system, name, trials) for folder in runs] for name in lists}
-    lines = ["| trials | targets | non-targets | as they are | " + " | ".join(
-        name.removeprefix(f"{ADVERSE}_") for name in lists[1:]) + " |", "|---" * (3 + len(lists)) + "|"]
+    lines = [
+        "| trials | targets | non-targets | as they are | "
+        + " | ".join(name.removeprefix(f"{ADVERSE}_") for name in lists[1:])
+        + " |",
+        "|---" * (3 + len(lists)) + "|",
+    ]
     for group, chosen in progress(trial_groups(trials, source.parents[1] / "conditions.tsv").items(), system):
         targets = trials.targets[chosen]
         cells = [group, f"{targets.sum():,}", f"{(~targets).sum():,}"]
         if targets.all() or not targets.any():  # with a single class there is no error rate
             cells += len(lists) * ["-"]
         else:
-            drawn = {name: np.stack([drawn_eers(values[chosen], targets, *(side[chosen] for side in pairs))
-                                     for values in of_runs]) for name, of_runs in scores.items()}
-            cells += [f"{values[:, 0].mean():.2f}" + ("" if name == base else _difference(values, drawn[base]))
-                      for name, values in drawn.items()]
+            drawn = {
+                name: np.stack(
+                    [drawn_eers(values[chosen], targets, *(side[chosen] for side in pairs)) for values in of_runs]
+                )
+                for name, of_runs in scores.items()
+            }
+            cells += [
+                f"{values[:, 0].mean():.2f}" + ("" if name == base else _difference(values, drawn[base]))
+                for name, values in drawn.items()
+            ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -125,12 +136,16 @@ def trial_groups(trials: Trials, conditions: Path) -> dict[str, np.ndarray]:
     """Name -> bool [n], which trials are of the group. Raises UserError when a recording has no conditions."""
     try:
         with open(conditions, encoding="utf-8", newline="") as file:
-            known = {row["utterance"]: (float(row["snr"]), row["interferer"] != "-")
-                     for row in csv.DictReader(file, delimiter="\t")}
+            known = {
+                row["utterance"]: (float(row["snr"]), row["interferer"] != "-")
+                for row in csv.DictReader(file, delimiter="\t")
+            }
         snr, talker = np.array([known[name] for name in trials.ids]).T
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{conditions}: not the conditions of these trials ({error}); give conditions.tsv of the set "
-                        "that they are of") from None
+        raise UserError(
+            f"{conditions}: not the conditions of these trials ({error}); give conditions.tsv of the set "
+            "that they are of"
+        ) from None
     worse = np.minimum(snr[trials.enrol_index], snr[trials.test_index])
     count = talker[trials.enrol_index] + talker[trials.test_index]
     groups = {"all": np.ones(len(trials), bool)}

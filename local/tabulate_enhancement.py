@@ -17,12 +17,22 @@ from typing import Any
 import numpy as np
 
 from cslib.config import UserError, run
-from cslib.enhancement.folders import Scores, resampled_means
-from cslib.enhancement.measures import HEADLINE, MEASURES
+from cslib.evaluation.enhanced_folders import Scores, resampled_means
+from cslib.evaluation.speech_quality import HEADLINE, MEASURES
 from cslib.files import read_json, write_lines
 
-PAIRS = (("positive", "none"), ("cr", "none"), ("ccr", "none"), ("cr", "positive"), ("ccr", "cr"),
-         ("ccr", "cr_matched"), ("ccr", "fixed"), ("ccr", "hard_only"), ("cr_matched", "cr"), ("literal", "none"))
+PAIRS = (
+    ("positive", "none"),
+    ("cr", "none"),
+    ("ccr", "none"),
+    ("cr", "positive"),
+    ("ccr", "cr"),
+    ("ccr", "cr_matched"),
+    ("ccr", "fixed"),
+    ("ccr", "hard_only"),
+    ("cr_matched", "cr"),
+    ("literal", "none"),
+)
 GAINS = ("pesq", "si_sdr")
 
 
@@ -48,16 +58,25 @@ def alike(runs: dict[Path, dict[str, Any]]) -> dict[str, list[Path]]:
 
     Raises UserError when two of them have the same seed.
     """
-    parts = {folder: (results["method"], "mixed anew" if results.get("mixing") == "anew" else "",
-                      results.get("space", ""), _length(results)) for folder, results in runs.items()}
+    parts = {
+        folder: (
+            results["method"],
+            "mixed anew" if results.get("mixing") == "anew" else "",
+            results.get("space", ""),
+            _length(results),
+        )
+        for folder, results in runs.items()
+    }
     telling = [len(set(values)) > 1 or number < 2 for number, values in enumerate(zip(*parts.values(), strict=True))]
     groups: dict[str, list[Path]] = {}
     for folder, values in parts.items():
         name = ", ".join(value for value, tells in zip(values, telling, strict=True) if tells and value)
         for other in groups.setdefault(name, []):
             if runs[other].get("seed") == runs[folder].get("seed") is not None:
-                raise UserError(f"--runs: {other} and {folder} are both {name} of seed {runs[folder]['seed']}, and "
-                                "means are over seeds; give one of them")
+                raise UserError(
+                    f"--runs: {other} and {folder} are both {name} of seed {runs[folder]['seed']}, and "
+                    "means are over seeds; give one of them"
+                )
         groups[name].append(folder)
     return groups
 
@@ -68,8 +87,10 @@ def _length(results: dict[str, Any]) -> str:
 
 def measures_table(runs: dict[Path, dict[str, Any]], groups: dict[str, list[Path]]) -> list[str]:
     """A line for each group of runs and system: means over the seeds, and the PESQ of each seed."""
-    lines = ["| network | system | " + " | ".join(HEADLINE) + " | PESQ of each seed |",
-             "|---" * (3 + len(HEADLINE)) + "|"]
+    lines = [
+        "| network | system | " + " | ".join(HEADLINE) + " | PESQ of each seed |",
+        "|---" * (3 + len(HEADLINE)) + "|",
+    ]
     for name, folders in groups.items():
         rows = [row for folder in folders for row in runs[folder]["rows"]]
         for system in dict.fromkeys(row["system"] for row in rows):
@@ -82,8 +103,10 @@ def measures_table(runs: dict[Path, dict[str, Any]], groups: dict[str, list[Path
 
 def gains_table(groups: dict[str, list[Path]]) -> list[str]:
     """A line for each group of runs and pair of systems that they have."""
-    lines = ["| network | gain | " + " | ".join(f"{name}, mean [95 %] | {name} of each seed" for name in GAINS) + " |",
-             "|---" * (2 + 2 * len(GAINS)) + "|"]
+    lines = [
+        "| network | gain | " + " | ".join(f"{name}, mean [95 %] | {name} of each seed" for name in GAINS) + " |",
+        "|---" * (2 + 2 * len(GAINS)) + "|",
+    ]
     for name, folders in groups.items():
         for better, base in PAIRS:
             tables = [[path / "scores" / f"{system}.tsv" for system in (better, base)] for path in folders]
@@ -114,8 +137,10 @@ def _cells(gains: np.ndarray) -> tuple[str, str]:
         return "-", "-"
     recordings = whole.mean(axis=0)
     low, high = np.quantile(resampled_means(recordings[:, None]), [0.025, 0.975])
-    return (f"{recordings.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
-            ", ".join(f"{mean:+.3f}" for mean in whole.mean(axis=1)))
+    return (
+        f"{recordings.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
+        ", ".join(f"{mean:+.3f}" for mean in whole.mean(axis=1)),
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Put several runs (seeds, methods) into one markdown table, for RESULTS.md.
 
-    python local/tabulate_runs.py --runs exp/mini_csc_1,exp/mini_csc_2,exp/mini_csc_3 --out table.md
-    python local/tabulate_runs.py --layout starts --runs exp/mini_csc_1,exp/mini_dino_1 --out starts.md
+python local/tabulate_runs.py --runs exp/mini_csc_1,exp/mini_csc_2,exp/mini_csc_3 --out table.md
+python local/tabulate_runs.py --layout starts --runs exp/mini_csc_1,exp/mini_dino_1 --out starts.md
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from cslib.config import UserError, run
+from cslib.evaluation.bootstrap import over_seeds
 from cslib.files import read_json, write_lines
-from cslib.scoring.bootstrap import over_seeds
 from local.tabulate_ablations import drawn_rates, scored_path
 
 KEYS = ("corpus", "method", "system", "trials", "scoring")
@@ -72,8 +72,10 @@ def starts(runs: dict[Path, dict[str, Any]]) -> list[str]:
                 scored[row["trials"], one["method"]][system].append(scored_path(folder, row["system"], row["trials"]))
     found = {system for of_method in scored.values() for system in of_method}
     systems = ["start", *sorted(found - {"start", "final"}), *({"final"} & found)]
-    lines = [[trials, method, *(_mean_and_interval(of_method.get(system, [])) for system in systems)]
-             for (trials, method), of_method in sorted(scored.items())]
+    lines = [
+        [trials, method, *(_mean_and_interval(of_method.get(system, [])) for system in systems)]
+        for (trials, method), of_method in sorted(scored.items())
+    ]
     header = ["trials", "start from", *systems]
     return [_line(cells) for cells in (header, ["---"] * len(header), *lines)]
 

@@ -1,6 +1,6 @@
 r"""Several tables of score_enhancement.py as one in Markdown, a line for each.
 
-    python local/tabulate_scores.py --scores exp/mini_crn_weights/cr_1.tsv,exp/mini_crn_weights/cr_2.tsv --out table.md
+python local/tabulate_scores.py --scores exp/mini_crn_weights/cr_1.tsv,exp/mini_crn_weights/cr_2.tsv --out table.md
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.config import run
-from cslib.enhancement.folders import Scores, measured_in_all
-from cslib.enhancement.measures import HEADLINE
+from cslib.evaluation.enhanced_folders import Scores, measured_in_all
+from cslib.evaluation.speech_quality import HEADLINE
 from cslib.files import write_lines
 
 
@@ -25,8 +25,10 @@ def main(options: Options) -> None:
     unlike = len({path.stem for path in paths}) == len(paths)
     scores = {path.stem if unlike else str(path): Scores.read(path) for path in paths}
     whole = measured_in_all(scores)
-    lines = ["| of | " + " | ".join(HEADLINE) + " | PESQ, 95 % | recordings | failed |",
-             "|---" * (len(HEADLINE) + 4) + "|"]
+    lines = [
+        "| of | " + " | ".join(HEADLINE) + " | PESQ, 95 % | recordings | failed |",
+        "|---" * (len(HEADLINE) + 4) + "|",
+    ]
     lines += [row(name, found.only(whole), len(found.failures())) for name, found in scores.items()]
     print("\n".join(lines))
     if options.out:
@@ -36,8 +38,11 @@ def main(options: Options) -> None:
 def row(name: str, scores: Scores, failed: int) -> str:
     """Means over the recordings, which have all measures in every table."""
     means, (low, high) = scores.means(), scores.intervals()["pesq"]
-    return (f"| {name} | " + " | ".join(f"{means[measure]:.3f}" for measure in HEADLINE) +
-            f" | [{low:.3f}, {high:.3f}] | {len(scores.names):,} | {failed} |")
+    return (
+        f"| {name} | "
+        + " | ".join(f"{means[measure]:.3f}" for measure in HEADLINE)
+        + f" | [{low:.3f}, {high:.3f}] | {len(scores.names):,} | {failed} |"
+    )
 
 
 if __name__ == "__main__":

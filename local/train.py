@@ -18,14 +18,15 @@ import numpy as np
 import torch
 import yaml
 
+from cslib import checkpoints
 from cslib.config import UserError, find, load_yaml, run, to_dict, values_of, with_bases
-from cslib.data.augment import AugmentConfig
 from cslib.data.banks import Banks, open_banks
 from cslib.data.labels import read_labels
 from cslib.data.utterances import Utterances
+from cslib.datasets.augmentation import AugmentConfig
 from cslib.files import write_lines
-from cslib.objectives import Objective, Task
-from cslib.training import checkpoint, distributed
+from cslib.objectives.base import Objective, Task, objective_named
+from cslib.training import distributed
 from cslib.training.loop import Trainer, TrainingConfig
 
 
@@ -33,15 +34,15 @@ from cslib.training.loop import Trainer, TrainingConfig
 class Common:
     """The options that do not depend on the objective and the network."""
 
-    data: Path                          # data/<set> to train on
-    exp: Path                           # run folder: checkpoints/, log.jsonl, tensorboard/
-    noise: Path | None = None           # data/<corpus>/noise; none: no noise and no rooms
-    labels: Path | None = None          # table of pseudo-labels; only for objectives that need them
-    start_from: Path | None = None      # a final.pt whose encoder is the starting point
-    seed: int = 0                       # of weights, crops and noise
-    device: str = "auto"                # auto | cpu | cuda
-    augment: AugmentConfig = field(default_factory=AugmentConfig)       # rooms and noise
-    training: TrainingConfig = field(default_factory=TrainingConfig)    # the loop
+    data: Path  # data/<set> to train on
+    exp: Path  # run folder: checkpoints/, log.jsonl, tensorboard/
+    noise: Path | None = None  # data/<corpus>/noise; none: no noise and no rooms
+    labels: Path | None = None  # table of pseudo-labels; only for objectives that need them
+    start_from: Path | None = None  # a final.pt whose encoder is the starting point
+    seed: int = 0  # of weights, crops and noise
+    device: str = "auto"  # auto | cpu | cuda
+    augment: AugmentConfig = field(default_factory=AugmentConfig)  # rooms and noise
+    training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
 
 
 def options_of_command(argv: list[str] | None = None) -> type:
@@ -51,14 +52,13 @@ def options_of_command(argv: list[str] | None = None) -> type:
     if not (objective and network) and {"-h", "--help"} & set(argv):
         return Common
     if not (objective and network):
-        raise UserError("--config: it needs `objective: {name: ...}` and `network: {name: ...}`; "
-                        "see egs/voxceleb/conf")
+        raise UserError("--config: it needs `objective: {name: ...}` and `network: {name: ...}`; see egs/voxceleb/conf")
     chosen_objective, chosen_network = _section("objectives", objective), _section("models", network)
 
     @dataclass
     class Options(Common):
-        objective: chosen_objective = field(default_factory=chosen_objective)   # what is minimised
-        network: chosen_network = field(default_factory=chosen_network)         # what is trained
+        objective: chosen_objective = field(default_factory=chosen_objective)  # what is minimised
+        network: chosen_network = field(default_factory=chosen_network)  # what is trained
 
     return Options
 
@@ -69,8 +69,10 @@ def main(options: Any) -> None:
     if processes.first:
         write_lines(options.exp / "config.yaml", [yaml.safe_dump(_config(options), sort_keys=False).rstrip()])
         parameters = sum(p.numel() for p in objective.parameters()) / 1e6
-        print(f"{identity['inputs']['count']:,} utterances, {parameters:.2f} M parameters, "
-              f"{options.training.steps:,} steps of {options.training.batch_size} on {processes.device}")
+        print(
+            f"{identity['inputs']['count']:,} utterances, {parameters:.2f} M parameters, "
+            f"{options.training.steps:,} steps of {options.training.batch_size} on {processes.device}"
+        )
     Trainer(objective, options.training, options.exp, identity, processes, options.seed, _defaults(options)).run()
     distributed.stop()
 
@@ -78,22 +80,28 @@ def main(options: Any) -> None:
 def build(options: Any) -> tuple[Objective, dict[str, Any]]:
     """What is trained, with its data; and what makes this run the same as another one."""
     module = find("objectives", options.objective.name)
-    # Most objectives learn from plain recordings; one that needs more of a set opens it itself.
-    utterances = module.open_data(options.data, options.objective) if hasattr(module, "open_data") else \
-        Utterances.open(options.data)
+    kind = objective_named(options.objective.name)
+    utterances = kind.open_data(options.data, options.objective)
     # Speakers are opened only by the configs that say, in so many words, that they are supervised.
-    column = "speaker" if getattr(options.objective, "identity", None) == "speaker" else "label"
+    column = kind.label_column(options.objective)
     labels = read_labels(options.labels, utterances, column) if options.labels else None
     torch.manual_seed(options.seed)
     banks = open_banks(options.noise)
-    task = Task(utterances, banks, options.augment, options.training.batch_size, options.seed,
-                options.training.steps, options.network, labels)
+    task = Task(
+        utterances,
+        banks,
+        options.augment,
+        options.training.batch_size,
+        options.seed,
+        options.training.steps,
+        options.network,
+        labels,
+    )
     objective = module.build(options.objective, task)
     if options.start_from:
-        checkpoint.start_from(options.start_from, objective.embedding_network())
+        checkpoints.start_from(options.start_from, objective.embedding_network())
     identity = _identity(options, utterances, banks, labels)
-    if hasattr(objective, "digests"):
-        identity["inputs"] |= objective.digests()
+    identity["inputs"] |= objective.digests()
     return objective, identity
 
 
@@ -112,24 +120,29 @@ def _section(package: str, name: str) -> type:
     return named
 
 
-def _identity(options: Any, utterances: Utterances, banks: Banks,
-              labels: np.ndarray | None) -> dict[str, Any]:
+def _identity(options: Any, utterances: Utterances, banks: Banks, labels: np.ndarray | None) -> dict[str, Any]:
     """What makes two runs the same: config and inputs by content; not where they lie or how they are read."""
     config = _config(options, of_effect=True)
-    config["training"] = {key: value for key, value in config["training"].items()
-                          if key not in ("workers", "log_every", "keep_every")}
+    config["training"] = {
+        key: value for key, value in config["training"].items() if key not in ("workers", "log_every", "keep_every")
+    }
     kinds = {**banks.noise, **({"rooms": banks.rooms} if banks.rooms else {})}
-    digest = {"utterances": utterances.digest(), "count": len(utterances),
-              "noise": {kind: _hash(bank.segments.tobytes() + _sample(bank.samples)) for kind, bank in kinds.items()},
-              "labels": _hash(labels.tobytes()) if labels is not None else None,
-              "start_from": _hash(options.start_from.read_bytes()) if options.start_from else None}
+    digest = {
+        "utterances": utterances.digest(),
+        "count": len(utterances),
+        "noise": {kind: _hash(bank.segments.tobytes() + _sample(bank.samples)) for kind, bank in kinds.items()},
+        "labels": _hash(labels.tobytes()) if labels is not None else None,
+        "start_from": _hash(options.start_from.read_bytes()) if options.start_from else None,
+    }
     return {"config": config, "inputs": digest}
 
 
 def _defaults(options: Any) -> dict[str, Any]:
     """Of all options that have one, as `to_dict` gives them."""
-    made = {field.name: field.default if field.default_factory is MISSING else field.default_factory()
-            for field in fields(options)}
+    made = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(options)
+    }
     return {name: to_dict(value) for name, value in made.items() if value is not MISSING}
 
 
@@ -148,8 +161,11 @@ def _section_of(config: Any, of_effect: bool) -> Any:
     if not is_dataclass(config):
         return to_dict(config)
     hints, left_out = get_type_hints(type(config)), getattr(config, "unused", ()) if of_effect else ()
-    return {field.name: _section_of(getattr(config, field.name), of_effect) for field in fields(config)
-            if not _is_path(hints[field.name]) and field.name not in left_out}
+    return {
+        field.name: _section_of(getattr(config, field.name), of_effect)
+        for field in fields(config)
+        if not _is_path(hints[field.name]) and field.name not in left_out
+    }
 
 
 def _is_path(hint: Any) -> bool:

@@ -109,9 +109,7 @@ def test_reassignment_mends_what_the_tree_merged_too_early():
 
 def test_the_same_seed_gives_the_same_labels():
     values, _ = speakers(noise=2)
-    first, second, other = (
-        cluster(values, ClusterConfig(clusters=20, seed=seed)).labels for seed in (3, 3, 4)
-    )
+    first, second, other = (cluster(values, ClusterConfig(clusters=20, seed=seed)).labels for seed in (3, 3, 4))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
 

@@ -15,23 +15,23 @@ from tests.tiny_run import ENVIRONMENT
 
 @dataclass
 class Inner:
-    rate: float = 0.5                            # how fast
+    rate: float = 0.5  # how fast
     pair: tuple[float, float] = (1.0, 2.0)
 
 
 @dataclass
 class Base:
-    inherited: int = 1                           # of the base
+    inherited: int = 1  # of the base
 
 
 @dataclass(kw_only=True)
 class Options(Base):
-    data_dir: Path                               # where it lies
+    data_dir: Path  # where it lies
     # the number of them
     count: int = 3
     share: Part = Part("1/1")
-    maybe: Path | None = None                    # "#" in a comment
-    quoted: str = "# not a comment"              # but this is
+    maybe: Path | None = None  # "#" in a comment
+    quoted: str = "# not a comment"  # but this is
     fast: bool = False
     inner: Inner = field(default_factory=Inner)  # what is inside
 
@@ -42,8 +42,25 @@ def test_dashes_and_underscores_are_the_same_and_values_keep_theirs():
 
 
 def test_values_have_their_types():
-    options = parse(Options, ["--data-dir", "x", "--count", "-4", "--share", "2/3", "--fast", "true",
-                              "--maybe", "null", "--inner.pair", "[3, 4]", "--inner.rate", "1e-3"])
+    options = parse(
+        Options,
+        [
+            "--data-dir",
+            "x",
+            "--count",
+            "-4",
+            "--share",
+            "2/3",
+            "--fast",
+            "true",
+            "--maybe",
+            "null",
+            "--inner.pair",
+            "[3, 4]",
+            "--inner.rate",
+            "1e-3",
+        ],
+    )
     assert (options.count, str(options.share), options.fast, options.maybe) == (-4, "2/3", True, None)
     assert options.inner == Inner(1e-3, (3.0, 4.0)) and options.inherited == 1
 
@@ -76,21 +93,24 @@ def test_config_that_is_like_itself_or_like_no_file_is_named(tmp_path):
         parse(Options, ["--config", str(tmp_path / "a.yaml")])
 
 
-@pytest.mark.parametrize("words, told", [
-    (["--bogus", "1"], "there is no such option: --bogus 1"),
-    (["--like", "a.yaml"], "there is no such option: --like; it is a line of a config file"),
-    (["--like=a.yaml"], "there is no such option: --like; it is a line of a config file"),
-    (["--coun", "1"], "there is no such option: --coun 1"),
-    (["--inner.bogus", "1"], "there is no such option: --inner.bogus 1"),
-    (["stray"], "one word too many: stray"),
-    (["--count", "abc"], "option count: expected a whole number, got abc"),
-    (["--count", "1.5"], "option count: expected a whole number, got 1.5"),
-    (["--inner.rate", "fast"], "option inner.rate: expected a number, got fast"),
-    (["--fast", "perhaps"], "option fast: expected true or false, got perhaps"),
-    (["--share", "5/4"], "option share: a part is written i/n with 1 <= i <= n, not '5/4'"),
-    (["--count"], "argument --count: expected one argument"),
-    (["--config"], "argument --config: expected one argument"),
-])
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--bogus", "1"], "there is no such option: --bogus 1"),
+        (["--like", "a.yaml"], "there is no such option: --like; it is a line of a config file"),
+        (["--like=a.yaml"], "there is no such option: --like; it is a line of a config file"),
+        (["--coun", "1"], "there is no such option: --coun 1"),
+        (["--inner.bogus", "1"], "there is no such option: --inner.bogus 1"),
+        (["stray"], "one word too many: stray"),
+        (["--count", "abc"], "option count: expected a whole number, got abc"),
+        (["--count", "1.5"], "option count: expected a whole number, got 1.5"),
+        (["--inner.rate", "fast"], "option inner.rate: expected a number, got fast"),
+        (["--fast", "perhaps"], "option fast: expected true or false, got perhaps"),
+        (["--share", "5/4"], "option share: a part is written i/n with 1 <= i <= n, not '5/4'"),
+        (["--count"], "argument --count: expected one argument"),
+        (["--config"], "argument --config: expected one argument"),
+    ],
+)
 def test_bad_word_is_one_plain_sentence(words, told):
     with pytest.raises(UserError) as error:
         parse(Options, ["--data-dir", "x", *words])
@@ -102,16 +122,19 @@ def test_missing_option_is_named():
         parse(Options, [])
 
 
-@pytest.mark.parametrize("text, told", [
-    ("data_dir: x\nbogus: 1", "there is no option bogus"),
-    ("data_dir: x\ninner: {bogus: 1}", "there is no option inner.bogus"),
-    ("data_dir: x\ncount: many", "option count: expected a whole number, got many"),
-    ("count: 1", "the following arguments are required: data_dir"),
-    ("data_dir: [x\n", "c.yaml: not valid YAML"),
-    ("- a\n- b", "c.yaml: expected `key: value` lines"),
-    ("", "c.yaml: expected `key: value` lines"),
-    ("a: \x00", "c.yaml: not valid YAML"),
-])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("data_dir: x\nbogus: 1", "there is no option bogus"),
+        ("data_dir: x\ninner: {bogus: 1}", "there is no option inner.bogus"),
+        ("data_dir: x\ncount: many", "option count: expected a whole number, got many"),
+        ("count: 1", "the following arguments are required: data_dir"),
+        ("data_dir: [x\n", "c.yaml: not valid YAML"),
+        ("- a\n- b", "c.yaml: expected `key: value` lines"),
+        ("", "c.yaml: expected `key: value` lines"),
+        ("a: \x00", "c.yaml: not valid YAML"),
+    ],
+)
 def test_bad_config_is_one_plain_sentence(tmp_path, text, told):
     path = tmp_path / "c.yaml"
     path.write_text(text)
@@ -134,9 +157,14 @@ def test_help_text_is_the_comment_behind_or_above_the_field(capsys):
         parse(Options, ["--help"], description="What it does.\n\n    an example")
     text = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0 and "What it does." in text
-    for option, told in (("--data_dir DATA_DIR", "where it lies"), ("--count COUNT", "the number of them"),
-                         ("--inner.rate RATE", "how fast"), ("--inherited INHERITED", "of the base"),
-                         ("--maybe MAYBE", '"#" in a comment'), ("--quoted QUOTED", "but this is")):
+    for option, told in (
+        ("--data_dir DATA_DIR", "where it lies"),
+        ("--count COUNT", "the number of them"),
+        ("--inner.rate RATE", "how fast"),
+        ("--inherited INHERITED", "of the base"),
+        ("--maybe MAYBE", '"#" in a comment'),
+        ("--quoted QUOTED", "but this is"),
+    ):
         assert f"{option} {told}" in text
 
 
@@ -170,8 +198,9 @@ if __name__ == "__main__":
 
 def test_a_reader_that_leaves_ends_a_script_without_a_word(tmp_path):
     (tmp_path / "count.py").write_text(SCRIPT.replace('print("counted", ', 'print("counted\\n" * 99999, '))
-    process = subprocess.Popen([sys.executable, tmp_path / "count.py"], env=ENVIRONMENT, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "count.py"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     process.stdout.readline()
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == (b"", 1)
@@ -183,9 +212,11 @@ def test_script_ends_with_one_sentence_and_status_1(tmp_path):
     (tmp_path / "bad.yaml").write_text("nmber: 3")
 
     def call(*words):
-        done = subprocess.run([sys.executable, "count.py", *words], cwd=tmp_path, env=ENVIRONMENT, text=True,
-                              capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "count.py", *words], cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True
+        )
         return done.returncode, done.stdout, done.stderr
+
     assert call("--number", "3") == (0, "counted 3\n", "")
     assert call("--number", "x") == (1, "", "error: option number: expected a whole number, got x\n")
     assert call("--config", "bad.yaml") == (1, "", "error: there is no option nmber\n")
@@ -210,7 +241,7 @@ def test_other_parts_are_refused(text):
 
 
 def test_find_gives_the_module_or_the_names_there_are():
-    assert find("objectives", "csc").__name__ == "cslib.objectives.csc"
+    assert find("objectives", "csc").__name__ == "cslib.objectives.csc.objective"
     for name in ("csd", "csc.py", "__init__", None):
         with pytest.raises(UserError, match="there are: .*galr.*resnet"):
             find("models", name)
@@ -219,8 +250,16 @@ def test_find_gives_the_module_or_the_names_there_are():
 def test_from_dict_is_the_inverse_of_to_dict():
     options = Options(data_dir=Path("a/b"), count=7, share=Part("2/5"), inner=Inner(0.25, (8.0, 9.0)))
     values = to_dict(options)
-    assert values == {"inherited": 1, "data_dir": "a/b", "count": 7, "share": "2/5", "maybe": None,
-                      "fast": False, "quoted": "# not a comment", "inner": {"rate": 0.25, "pair": [8.0, 9.0]}}
+    assert values == {
+        "inherited": 1,
+        "data_dir": "a/b",
+        "count": 7,
+        "share": "2/5",
+        "maybe": None,
+        "fast": False,
+        "quoted": "# not a comment",
+        "inner": {"rate": 0.25, "pair": [8.0, 9.0]},
+    }
     again = from_dict(Options, values, "here")
     assert to_dict(again) == values and again.inner == options.inner and isinstance(again.data_dir, Path)
 
@@ -238,15 +277,20 @@ def test_values_of_an_option_are_found_in_both_spellings():
 
 @dataclass
 class Command:
-    first: Path = positional()           # where it begins
-    others: list[Path] = positional()    # what comes after it
-    count: int = 3                       # how many
+    first: Path = positional()  # where it begins
+    others: list[Path] = positional()  # what comes after it
+    count: int = 3  # how many
 
 
-@pytest.mark.parametrize("words", [
-    ["a", "b c", "1", "--count", "-4"], ["--count", "-4", "a", "b c", "1"], ["a", "--count=-4", "b c", "1"],
-    ["a", "b c", "--count", "-4", "1"],
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a", "b c", "1", "--count", "-4"],
+        ["--count", "-4", "a", "b c", "1"],
+        ["a", "--count=-4", "b c", "1"],
+        ["a", "b c", "--count", "-4", "1"],
+    ],
+)
 def test_values_without_a_name_may_stand_anywhere(words):
     assert parse(Command, words) == Command(Path("a"), [Path("b c"), Path("1")], -4)
 

@@ -55,6 +55,7 @@ def test_failing_source_of_lines_leaves_the_old_file(old):
     def lines():
         yield "first"
         raise UserError("the source ends early")
+
     with pytest.raises(UserError, match="the source ends early"):
         write_lines(old, lines())
     assert only_the_old(old)
@@ -62,7 +63,7 @@ def test_failing_source_of_lines_leaves_the_old_file(old):
 
 def test_full_disk_leaves_the_old_file_and_is_one_sentence(old):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))   # fails like a full disk: in a write
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # fails like a full disk: in a write
     try:
         with pytest.raises(UserError, match="file.txt: could not be written .*make room"):
             write_lines(old, ["x" * 1000] * 1000)
@@ -75,6 +76,7 @@ def test_full_disk_leaves_the_old_file_and_is_one_sentence(old):
 def test_disk_that_fills_at_the_very_end_leaves_the_old_file(old, monkeypatch, call):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"\(No space left on device\)"):
         patch.setattr(f"os.{call}", full)
         write_lines(old, ["new"])
@@ -94,11 +96,12 @@ def test_missing_input_of_the_body_is_not_blamed_on_the_output(old):
 
 
 def test_kill_in_the_middle_leaves_the_old_file(old):
-    code = ("import sys, time\nfrom cslib.files import writing\n"
-            "with writing(sys.argv[1]) as temporary:\n"
-            "    temporary.write_text('half')\n    print('written', flush=True)\n    time.sleep(60)\n")
-    process = subprocess.Popen([sys.executable, "-c", code, str(old)], env=ENVIRONMENT,
-                               stdout=subprocess.PIPE)
+    code = (
+        "import sys, time\nfrom cslib.files import writing\n"
+        "with writing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n    print('written', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(old)], env=ENVIRONMENT, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"written\n"
     process.send_signal(signal.SIGKILL)
     process.wait()

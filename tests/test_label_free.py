@@ -35,11 +35,14 @@ def watched(tmp_path):
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{folder}:{ROOT}"}
 
     def call(*commands):
-        code = ("import runpy, sys\n"
-                f"for sys.argv in {commands!r}:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n")
+        code = (
+            f"import runpy, sys\nfor sys.argv in {commands!r}:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        )
         (tmp_path / "commands.py").write_text(code)
-        return subprocess.run([sys.executable, str(tmp_path / "commands.py")], cwd=ROOT, env=environment,
-                              text=True, capture_output=True)
+        return subprocess.run(
+            [sys.executable, str(tmp_path / "commands.py")], cwd=ROOT, env=environment, text=True, capture_output=True
+        )
+
     return call
 
 
@@ -54,12 +57,29 @@ def data(tmp_path):
 def test_training_extraction_clustering_and_calibration_never_open_speakers_tsv(data, watched, tmp_path):
     run, steps = tmp_path / "run", ["--training.steps", "3"]
     out = run / "embeddings/train"
-    extract = ["local/extract_embeddings.py", "--checkpoint", str(run / "checkpoints/final.pt"),
-               "--cuts", str(data), "--out", str(out), "--device", "cpu", "--workers", "1"]
-    cluster = ["local/cluster_embeddings.py", "--embeddings", f"{out}.scp",
-               "--out", str(run / "round1/labels.tsv")]
-    calibrate = ["local/calibrate.py", "--checkpoint", str(run / "checkpoints/final.pt"),
-                 "--embeddings", f"{out}.scp", "--labels", str(run / "round1/labels.tsv")]
+    extract = [
+        "local/extract_embeddings.py",
+        "--checkpoint",
+        str(run / "checkpoints/final.pt"),
+        "--cuts",
+        str(data),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--workers",
+        "1",
+    ]
+    cluster = ["local/cluster_embeddings.py", "--embeddings", f"{out}.scp", "--out", str(run / "round1/labels.tsv")]
+    calibrate = [
+        "local/calibrate.py",
+        "--checkpoint",
+        str(run / "checkpoints/final.pt"),
+        "--embeddings",
+        f"{out}.scp",
+        "--labels",
+        str(run / "round1/labels.tsv"),
+    ]
     done = watched(words(data, run, *steps, "--training.workers", "1"), extract, cluster, calibrate)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len((run / "round1/labels.tsv").read_text().splitlines()) == 13
@@ -74,8 +94,20 @@ def test_dino_rounds_final_network_and_floor_never_open_speakers_tsv(data, watch
     run, conf = tmp_path / "run", ROOT / "tests/recipes/conf"
 
     def training(config, exp, *more):
-        return ["local/train.py", "--config", str(conf / f"{config}.yaml"), "--data", str(data), "--exp", str(exp),
-                "--device", "cpu", "--training.workers", "1", *map(str, more)]
+        return [
+            "local/train.py",
+            "--config",
+            str(conf / f"{config}.yaml"),
+            "--data",
+            str(data),
+            "--exp",
+            str(exp),
+            "--device",
+            "cpu",
+            "--training.workers",
+            "1",
+            *map(str, more),
+        ]
 
     def final(exp):
         return exp / "checkpoints/final.pt"
@@ -83,22 +115,57 @@ def test_dino_rounds_final_network_and_floor_never_open_speakers_tsv(data, watch
     labels = run / "round1/labels.tsv"
     done = watched(
         training("dino", run),
-        ["local/extract_embeddings.py", "--checkpoint", str(final(run)), "--cuts", str(data), "--out",
-         str(run / "embeddings/train"), "--device", "cpu", "--workers", "0"],
-        ["local/extract_floor.py", "--train", str(data), "--cuts", str(data), "--out", str(run / "floor/train"),
-         "--device", "cpu"],
-        ["local/cluster_embeddings.py", "--embeddings", str(run / "embeddings/train.scp"), "--out", str(labels),
-         "--clusters", "3"],
+        [
+            "local/extract_embeddings.py",
+            "--checkpoint",
+            str(final(run)),
+            "--cuts",
+            str(data),
+            "--out",
+            str(run / "embeddings/train"),
+            "--device",
+            "cpu",
+            "--workers",
+            "0",
+        ],
+        [
+            "local/extract_floor.py",
+            "--train",
+            str(data),
+            "--cuts",
+            str(data),
+            "--out",
+            str(run / "floor/train"),
+            "--device",
+            "cpu",
+        ],
+        [
+            "local/cluster_embeddings.py",
+            "--embeddings",
+            str(run / "embeddings/train.scp"),
+            "--out",
+            str(labels),
+            "--clusters",
+            "3",
+        ],
         training("round", run / "round1", "--labels", labels, "--start-from", final(run)),
         training("round_dino", run / "round2", "--labels", labels, "--start-from", final(run)),
         training("final", run / "final/plain", "--labels", labels),
-        training("large_margin", run / "final", "--labels", labels, "--start-from", final(run / "final/plain")))
+        training("large_margin", run / "final", "--labels", labels, "--start-from", final(run / "final/plain")),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert final(run / "round2").exists() and final(run / "final").exists() and (run / "floor/train.scp").exists()
 
 
-@pytest.mark.parametrize("how", ["open(sys.argv[1])", "pathlib.Path(sys.argv[1]).read_text()",
-                                 "os.open(sys.argv[1], os.O_RDONLY)", "numpy.loadtxt(sys.argv[1], str)"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "open(sys.argv[1])",
+        "pathlib.Path(sys.argv[1]).read_text()",
+        "os.open(sys.argv[1], os.O_RDONLY)",
+        "numpy.loadtxt(sys.argv[1], str)",
+    ],
+)
 def test_a_script_that_opens_speakers_tsv_is_caught(data, watched, tmp_path, how):
     script = tmp_path / "peek.py"
     script.write_text(f"import os, pathlib, sys, numpy\n{how}\n")
@@ -143,8 +210,11 @@ def prepare_folder(data, corpus):
 def prepare_voxceleb(data, corpus):
     from local.prepare_voxceleb import Options, main
 
-    for part, speakers in (("vox1/dev/wav", ("id10001",)), ("vox1/test/wav", ("id10270",)),
-                           ("vox2/dev/wav", ("id00012", "id00015"))):
+    for part, speakers in (
+        ("vox1/dev/wav", ("id10001",)),
+        ("vox1/test/wav", ("id10270",)),
+        ("vox2/dev/wav", ("id00012", "id00015")),
+    ):
         for speaker in speakers:
             for video in ("aaaaaaaaaaa", "bbbbbbbbbbb"):
                 tones(corpus / part / speaker / video / "00001.wav", 4.5)
@@ -157,8 +227,19 @@ def prepare_voxceleb(data, corpus):
 def prepare_mini(data, corpus):
     from local.prepare_mini import Options, main
 
-    main(Options(out=data, nj=1, train_speakers=2, train_sessions=1, train_utterances=1, test_speakers=2,
-                 test_sessions=2, test_utterances=1, nontargets_per_target=1))
+    main(
+        Options(
+            out=data,
+            nj=1,
+            train_speakers=2,
+            train_sessions=1,
+            train_utterances=1,
+            test_speakers=2,
+            test_sessions=2,
+            test_utterances=1,
+            nontargets_per_target=1,
+        )
+    )
 
 
 def prepare_pairs(data, corpus):
@@ -168,9 +249,17 @@ def prepare_pairs(data, corpus):
         for name in ("alice-1", "alice-2", "bobby-1"):
             tones(corpus / side / f"{name}.wav")
         tones(corpus / "test" / side / "carol-1.wav")
-    main(Options(clean_dir=corpus / "clean", noisy_dir=corpus / "noisy", test_clean_dir=corpus / "test/clean",
-                 test_noisy_dir=corpus / "test/noisy", data=data, nj=1))
-    return False               # it knows no speakers
+    main(
+        Options(
+            clean_dir=corpus / "clean",
+            noisy_dir=corpus / "noisy",
+            test_clean_dir=corpus / "test/clean",
+            test_noisy_dir=corpus / "test/noisy",
+            data=data,
+            nj=1,
+        )
+    )
+    return False  # it knows no speakers
 
 
 def prepare_voicebank(data, corpus):
@@ -190,8 +279,20 @@ def prepare_mini_pairs(data, corpus):
     for seed, folder in enumerate(("noise", "noise_test")):
         with BankWriter(corpus / folder / "noise", np.int16) as writer:
             writer.add(np.random.default_rng(seed).integers(-9000, 9000, 20_000).astype(np.int16))
-    main(Options(noise=corpus / "noise", noise_test=corpus / "noise_test", out=data, nj=1, train_speakers=2,
-                 train_utterances=1, valid_speakers=1, valid_utterances=1, test_speakers=1, test_utterances=1))
+    main(
+        Options(
+            noise=corpus / "noise",
+            noise_test=corpus / "noise_test",
+            out=data,
+            nj=1,
+            train_speakers=2,
+            train_utterances=1,
+            valid_speakers=1,
+            valid_utterances=1,
+            test_speakers=1,
+            test_utterances=1,
+        )
+    )
 
 
 def prepare_iemocap(data, corpus):
@@ -233,8 +334,15 @@ def prepare_mini_emotion(data, corpus):
 
 
 WITH_CLASSES = [prepare_iemocap, prepare_cremad, prepare_msp_podcast, prepare_emotion_folder, prepare_mini_emotion]
-PREPARATIONS = [prepare_folder, prepare_voxceleb, prepare_mini, prepare_pairs, prepare_voicebank, prepare_mini_pairs,
-                *WITH_CLASSES]
+PREPARATIONS = [
+    prepare_folder,
+    prepare_voxceleb,
+    prepare_mini,
+    prepare_pairs,
+    prepare_voicebank,
+    prepare_mini_pairs,
+    *WITH_CLASSES,
+]
 
 
 @pytest.mark.parametrize("prepare", PREPARATIONS)
@@ -245,15 +353,19 @@ def test_manifests_of_every_prepare_script_name_no_speaker(tmp_path, prepare):
     with_speakers = 0
     folders = {path.parent for path in (tmp_path / "data").rglob("cuts.jsonl.gz")}
     assert {folder.relative_to(tmp_path / "data").parts[0] for folder in folders} >= (
-        {"all"} if prepare in WITH_CLASSES else {"train", "test"})
+        {"all"} if prepare in WITH_CLASSES else {"train", "test"}
+    )
     for folder in folders:
-        assert all(s.speaker is None and not s.custom for cut in CutSet.from_file(folder / "cuts.jsonl.gz")
-                   for s in cut.supervisions)
+        assert all(
+            s.speaker is None and not s.custom
+            for cut in CutSet.from_file(folder / "cuts.jsonl.gz")
+            for s in cut.supervisions
+        )
         for name in ("recordings", "supervisions", "cuts"):
             text = gzip.decompress((folder / f"{name}.jsonl.gz").read_bytes()).decode()
             assert text and not re.search(r'"(speaker|gender|sex|session|label|class|fold)"', text)
         with_speakers += (folder / "speakers.tsv").exists()
-    assert bool(with_speakers) == knows_speakers       # there was something to leak
+    assert bool(with_speakers) == knows_speakers  # there was something to leak
 
 
 def test_every_prepare_script_of_a_corpus_is_covered_here():

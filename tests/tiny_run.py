@@ -46,8 +46,18 @@ def make_set(folder: Path, count: int = 8, seconds: float = 2.0) -> Path:
 
 def words(data: Path, exp: Path, *more: str) -> list[str]:
     """The command line of local/train.py."""
-    return ["local/train.py", "--config", str(data.with_name("config.yaml")), "--data", str(data),
-            "--exp", str(exp), "--device", "cpu", *more]
+    return [
+        "local/train.py",
+        "--config",
+        str(data.with_name("config.yaml")),
+        "--data",
+        str(data),
+        "--exp",
+        str(exp),
+        "--device",
+        "cpu",
+        *more,
+    ]
 
 
 def command(data: Path, exp: Path, *more: str) -> list[str]:
@@ -91,8 +101,14 @@ def train_on_two_processes(script: Path, runs: list[list[str]], first: str = "")
     script  where to write the program that does it; `first` is what it is to begin with
     """
     script.write_text(first + ON_TWO_PROCESSES.format(runs=runs))
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                    str(script)], cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
 
 
 def log(exp: Path) -> list[dict]:
@@ -110,5 +126,8 @@ def encoder(exp: Path) -> dict[str, torch.Tensor]:
 def same_training(one: Path, other: Path) -> bool:
     """Whether two runs logged the same losses and ended in the same encoder, bit for bit."""
     mine, its = encoder(one), encoder(other)
-    return losses(one) == losses(other) and mine.keys() == its.keys() and \
-        all(torch.equal(mine[name], its[name]) for name in mine)
+    return (
+        losses(one) == losses(other)
+        and mine.keys() == its.keys()
+        and all(torch.equal(mine[name], its[name]) for name in mine)
+    )

@@ -38,16 +38,23 @@ sys.path.insert(0, str(ROOT))
 from cslib import clustering  # noqa: E402
 from cslib.config import parse  # noqa: E402
 from cslib.data.trials import Trials, read_trials, write_trials  # noqa: E402
-from cslib.scoring.bootstrap import REPLICATES, eer_interval  # noqa: E402
-from cslib.scoring.cosine import cosine_scores, unit_embeddings  # noqa: E402
-from cslib.scoring.metrics import equal_error_rate, min_dcf  # noqa: E402
-from cslib.scoring.normalisation import as_norm, cohort_statistics  # noqa: E402
-from cslib.scoring.score_files import read_scores, write_scores  # noqa: E402
+from cslib.evaluation.bootstrap import REPLICATES, eer_interval  # noqa: E402
+from cslib.evaluation.cosine import cosine_scores, unit_embeddings  # noqa: E402
+from cslib.evaluation.error_rates import equal_error_rate, min_dcf  # noqa: E402
+from cslib.evaluation.normalisation import as_norm, cohort_statistics  # noqa: E402
+from cslib.evaluation.score_files import read_scores, write_scores  # noqa: E402
 from local import train  # noqa: E402
 
 
-def score(trials: int = 579_818, utterances: int = 145_160, cohort: int = 20_000, size: int = 256,
-          speakers: int = 1251, device: str = "cpu", seed: int = 0) -> None:
+def score(
+    trials: int = 579_818,
+    utterances: int = 145_160,
+    cohort: int = 20_000,
+    size: int = 256,
+    speakers: int = 1251,
+    device: str = "cpu",
+    seed: int = 0,
+) -> None:
     """Trial lists, cosine, AS-norm, error rates and their interval.
 
     Args:
@@ -87,8 +94,15 @@ def score(trials: int = 579_818, utterances: int = 145_160, cohort: int = 20_000
     print(f"EER {rates[0]:.2f} % [{interval[0]:.2f}, {interval[1]:.2f}], minDCF {rates[1]:.3f} (synthetic)")
 
 
-def cluster(utterances: int = 1_092_009, size: int = 256, clusters: int = 7000, centroids: int = 50_000,
-            iterations: int = 20, seed: int = 0, choose: bool = False) -> None:
+def cluster(
+    utterances: int = 1_092_009,
+    size: int = 256,
+    clusters: int = 7000,
+    centroids: int = 50_000,
+    iterations: int = 20,
+    seed: int = 0,
+    choose: bool = False,
+) -> None:
     """Pseudo-labels: k-means, agglomeration, one cut of the tree. All of it is to stay below 16 GB of memory.
 
     Args:
@@ -115,12 +129,13 @@ def cluster(utterances: int = 1_092_009, size: int = 256, clusters: int = 7000, 
         with measured("choice of the number of clusters by silhouette"):
             chosen, table = clustering.choose_by_silhouette(vectors, tree, config)
         print(f"chosen of {len(table)} candidates: {chosen:,}")
-    print(f"NMI {clustering.compare(labels, speaker)['nmi']:.3f} with the true clusters (synthetic); "
-          f"memory of the whole process at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    print(
+        f"NMI {clustering.compare(labels, speaker)['nmi']:.3f} with the true clusters (synthetic); "
+        f"memory of the whole process at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    )
 
 
-def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80,
-         options: tuple[str, ...] = ()) -> None:
+def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80, options: tuple[str, ...] = ()) -> None:
     """A training's pace, by a short run of local/train.py, and how long the whole would take; the first half warms up.
 
     Args:
@@ -134,21 +149,32 @@ def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80,
     with tempfile.TemporaryDirectory() as folder:
         arguments = _training_arguments(recipe, data, noise, folder, options)
         schedule = [f"--training.steps={2 * half}", f"--training.log_every={half}"]
-        run = subprocess.run([sys.executable, "local/train.py", *arguments, *schedule], cwd=ROOT,
-                             env={**os.environ, "PYTHONPATH": str(ROOT)})
+        run = subprocess.run(
+            [sys.executable, "local/train.py", *arguments, *schedule],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
         if run.returncode:
             sys.exit("no figures, as the training failed")
         line = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])
     seconds = line["data_seconds"] + line["compute_seconds"]
     whole = parse(train.options_of_command(arguments), _training_arguments(recipe, data, noise, "unused", ())).training
     hours = whole.steps * whole.batch_size / line["items_per_second"] / 3600
-    print(f"{1 / seconds:.2f} steps/s, {line['items_per_second']:.1f} items/s, waiting for data "
-          f"{100 * line['data_seconds'] / seconds:.1f} %, memory at most {line['memory_gb']:.2f} GB; "
-          f"all {whole.steps:,} steps of {whole.batch_size} at this pace: {hours:,.1f} hours")
+    print(
+        f"{1 / seconds:.2f} steps/s, {line['items_per_second']:.1f} items/s, waiting for data "
+        f"{100 * line['data_seconds'] / seconds:.1f} %, memory at most {line['memory_gb']:.2f} GB; "
+        f"all {whole.steps:,} steps of {whole.batch_size} at this pace: {hours:,.1f} hours"
+    )
 
 
-def loader(recipe: Path, data: Path, noise: Path | None = None, batches: int = 20, workers: int = 1,
-           options: tuple[str, ...] = ()) -> None:
+def loader(
+    recipe: Path,
+    data: Path,
+    noise: Path | None = None,
+    batches: int = 20,
+    workers: int = 1,
+    options: tuple[str, ...] = (),
+) -> None:
     """How many items the loader processes of a training deliver, with nothing to compute beside them.
 
     Args:
@@ -203,9 +229,12 @@ def measured(what: str) -> Iterator[None]:
 def print_setting() -> None:
     """The command and the machine, without which a figure says nothing."""
     print("$", "python", *sys.argv)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-          f"torch {torch.__version__}, numpy {np.__version__}, "
-          f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}", flush=True)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, numpy {np.__version__}, "
+        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}",
+        flush=True,
+    )
 
 
 def _synthetic_trials(rng: np.random.Generator, count: int, utterances: int, speaker: np.ndarray) -> Trials:
@@ -218,16 +247,17 @@ def _synthetic_trials(rng: np.random.Generator, count: int, utterances: int, spe
     return Trials(ids, enrol, test, speaker[enrol] == speaker[test])
 
 
-def _synthetic_clusters(rng: np.random.Generator, utterances: int, size: int, clusters: int,
-                        block: int = 1 << 16) -> tuple[np.ndarray, np.ndarray]:
+def _synthetic_clusters(
+    rng: np.random.Generator, utterances: int, size: int, clusters: int, block: int = 1 << 16
+) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings float32 [n, E] around the voices of unequally talkative speakers, and who speaks [n]."""
     shares = rng.lognormal(sigma=0.5, size=clusters)
     speaker = rng.choice(clusters, size=utterances, p=shares / shares.sum())
     voices = rng.standard_normal((clusters, size), dtype=np.float32)
     embeddings = np.empty((utterances, size), np.float32)
     for start in range(0, utterances, block):  # in one go there would be two copies more
-        of_block = voices[speaker[start:start + block]]
-        embeddings[start:start + block] = of_block + 1.5 * rng.standard_normal(of_block.shape, dtype=np.float32)
+        of_block = voices[speaker[start : start + block]]
+        embeddings[start : start + block] = of_block + 1.5 * rng.standard_normal(of_block.shape, dtype=np.float32)
     return embeddings, speaker
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SPEED_ONLY = ("--nj", "--device")
-LISTED_FILES = 20_000       # a folder of more entries is known by its upper folders alone
-LISTED_LEVELS = 3           # VoxCeleb: dev/aac/id00012 are three levels
+LISTED_FILES = 20_000  # a folder of more entries is known by its upper folders alone
+LISTED_LEVELS = 3  # VoxCeleb: dev/aac/id00012 are three levels
 
 
 def without_speed(words: list[str]) -> list[str]:

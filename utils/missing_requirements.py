@@ -15,7 +15,7 @@ LINE = re.compile(r"(?P<name>[\w.-]+)(\[[\w,]+\])?\s*((?P<relation>==|>=)\s*(?P<
 
 
 def numbers(text: str) -> list[int]:
-    """"2.11.0+cpu" -> [2, 11, 0]"""
+    """ "2.11.0+cpu" -> [2, 11, 0]"""
     return [int(part) for part in re.findall(r"\d+", text.split("+")[0])]
 
 

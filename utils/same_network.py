@@ -1,6 +1,6 @@
 """Whether two configs train networks of the same kind and size: exit status 0 if they do, 1 if not.
 
-    python utils/same_network.py egs/voxceleb/conf/dino.yaml egs/voxceleb/conf/round.yaml
+python utils/same_network.py egs/voxceleb/conf/dino.yaml egs/voxceleb/conf/round.yaml
 """
 
 import sys

@@ -28,15 +28,15 @@ from cslib.data.manifests import MANIFESTS, SAMPLE_RATE, read_manifest
 from cslib.data.trials import read_trials
 from cslib.files import progress, read_json
 
-SHOWN = 5          # offenders of a kind that are printed
-SAMPLED = 1000     # headers read without --full
+SHOWN = 5  # offenders of a kind that are printed
+SAMPLED = 1000  # headers read without --full
 
 
 @dataclass
 class Options:
-    data: Path             # data/<set>
-    full: bool = False     # read the headers of all recordings
-    threads: int = 16      # that read headers
+    data: Path  # data/<set>
+    full: bool = False  # read the headers of all recordings
+    threads: int = 16  # that read headers
 
 
 @dataclass
@@ -52,8 +52,9 @@ class Problems:
             self.first.setdefault(kind, []).append(offender)
 
     def __str__(self) -> str:
-        return "\n".join(f"{kind}: {count:,}, the first: {'; '.join(self.first[kind])}"
-                         for kind, count in self.counts.items())
+        return "\n".join(
+            f"{kind}: {count:,}, the first: {'; '.join(self.first[kind])}" for kind, count in self.counts.items()
+        )
 
 
 def main(options: Options) -> None:
@@ -69,8 +70,10 @@ def main(options: Options) -> None:
     if problems.counts:
         raise UserError(f"{options.data}: not valid\n{problems}")
     labelled = f" of {speakers:,} speakers" if speakers else ", no speakers"
-    print(f"{options.data}: valid, {utterances:,} utterances{labelled}, "
-          f"{samples / SAMPLE_RATE / 3600:,.2f} h, {trials:,} trials, {headers:,} headers read")
+    print(
+        f"{options.data}: valid, {utterances:,} utterances{labelled}, "
+        f"{samples / SAMPLE_RATE / 3600:,.2f} h, {trials:,} trials, {headers:,} headers read"
+    )
 
 
 def check_lists(data: Path, problems: Problems) -> tuple[int, int]:
@@ -127,8 +130,7 @@ def check_speakers(data: Path, problems: Problems) -> int:
         for number, (line, item) in enumerate(pairs, start=2):
             row = line.rstrip("\n").split("\t") if line else []
             if item is None or row[:1] != [item["id"]]:
-                problems.add("speakers.tsv and cuts differ",
-                             f"line {number}, {item['id'] if item else 'no cut'}")
+                problems.add("speakers.tsv and cuts differ", f"line {number}, {item['id'] if item else 'no cut'}")
             if line and (len(row) != len(header) or not all(row)):
                 problems.add("malformed lines in speakers.tsv", f"line {number}")
             speakers.update(row[1:2])
@@ -177,14 +179,14 @@ def check_audio(data: Path, wanted: int, utterances: int, threads: int, problems
     with ThreadPoolExecutor(threads) as pool:
         results = _ahead(pool, recordings, 64 * threads)
         for read, (path, complaint) in enumerate(  # noqa: B007
-                progress(results, "reading headers", total=-(-utterances // step)), start=1):
+            progress(results, "reading headers", total=-(-utterances // step)), start=1
+        ):
             if complaint:
                 problems.add(complaint, path)
     return read
 
 
-def _ahead(pool: ThreadPoolExecutor, recordings: Iterator[dict[str, Any]],
-           most: int) -> Iterator[tuple[str, str]]:
+def _ahead(pool: ThreadPoolExecutor, recordings: Iterator[dict[str, Any]], most: int) -> Iterator[tuple[str, str]]:
     pending: deque = deque()
     for recording in recordings:
         pending.append(pool.submit(header_complaint, recording))

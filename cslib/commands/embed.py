@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cslib.checkpoints import load_speaker_encoder
 from cslib.config import UserError, positional
-from cslib.embeddings import EmbeddingWriter
+from cslib.data.embeddings import EmbeddingWriter
+from cslib.devices import device_named
 from cslib.files import printable, refuse_unwritable, writing
-from cslib.recordings import RecordingConfig, embed_recording
-from cslib.training.checkpoint import load_speaker_encoder
-from cslib.training.distributed import device_named
+from cslib.inference.recordings import RecordingConfig, embed_recording
 
 
 @dataclass(kw_only=True)
@@ -66,8 +66,9 @@ def main(options: Options) -> None:
     elif found:
         print("nothing was written; --out embeddings.npz or --out embeddings.ark writes them")
     if len(found) < len(options.files):
-        raise UserError(f"{len(options.files) - len(found):,} of {len(options.files):,} recordings have no embedding, "
-                        "see above")
+        raise UserError(
+            f"{len(options.files) - len(found):,} of {len(options.files):,} recordings have no embedding, see above"
+        )
 
 
 def _check(out: Path, names: list[str]) -> None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.config import UserError, positional
-from cslib.data.audio_files import SOUNDFILE_SUFFIXES
-from cslib.enhancement.streaming import enhance_jobs, find_jobs
-from cslib.training.distributed import device_named
+from cslib.corpora.audio_files import SOUNDFILE_SUFFIXES
+from cslib.devices import device_named
+from cslib.inference.enhancement import enhance_jobs, find_jobs
 
 
 @dataclass
@@ -33,7 +33,7 @@ def main(options: Options) -> None:
     if options.out.suffix.lower() in suffixes:
         raise UserError(f"--out {options.out}: names a recording, and has to be a folder: names are those of the input")
     jobs = [job for source in options.files for job in find_jobs(source, options.out, suffixes)]
-    (target, times), = Counter(job.target for job in jobs).most_common(1)
+    ((target, times),) = Counter(job.target for job in jobs).most_common(1)
     if times > 1:
         first, second, *_ = (job.source for job in jobs if job.target == target)
         if first.resolve() == second.resolve():

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from cslib import export
+from cslib.checkpoints import load_speaker_encoder
 from cslib.config import UserError, positional
 from cslib.files import writing
-from cslib.training.checkpoint import load_speaker_encoder
+from cslib.inference import export
 
 
 @dataclass
@@ -33,8 +33,10 @@ class Options:
     out: Path  # X.onnx or X.pt to write
 
 
-KINDS = {".onnx": ("ONNX", export.write_onnx, export.open_onnx, "onnxruntime"),
-         ".pt": ("TorchScript", export.write_torchscript, export.open_torchscript, "TorchScript")}
+KINDS = {
+    ".onnx": ("ONNX", export.write_onnx, export.open_onnx, "onnxruntime"),
+    ".pt": ("TorchScript", export.write_torchscript, export.open_torchscript, "TorchScript"),
+}
 
 
 def main(options: Options) -> None:
@@ -49,13 +51,21 @@ def main(options: Options) -> None:
         graph = open_graph(temporary)
         cosine = export.lowest_cosine(network, graph)
         if not cosine > export.ENOUGH:
-            raise UserError(f"{options.out}: not written, as the exported {type(network).__name__} gives other "
-                            f"embeddings than the network (cosine {cosine:.4f}); please report it with the config")
+            raise UserError(
+                f"{options.out}: not written, as the exported {type(network).__name__} gives other "
+                f"embeddings than the network (cosine {cosine:.4f}); please report it with the config"
+            )
         factors = export.real_time_factor(network.embed), export.real_time_factor(graph)
-    print(f"{options.out}: {format_name}, {options.out.stat().st_size / 1e6:.1f} MB, waveform [B, T] -> embedding "
-          f"[B, {network.embedding_size}]")
-    print(f"the same as the network on recordings of {min(export.LENGTHS):g} to {max(export.LENGTHS):g} s: cosine at "
-          f"least {cosine:.6f}")
+    print(
+        f"{options.out}: {format_name}, {options.out.stat().st_size / 1e6:.1f} MB, waveform [B, T] -> embedding "
+        f"[B, {network.embedding_size}]"
+    )
+    print(
+        f"the same as the network on recordings of {min(export.LENGTHS):g} to {max(export.LENGTHS):g} s: cosine at "
+        f"least {cosine:.6f}"
+    )
     threads = torch.get_num_threads()
-    print(f"real-time factor for 10 s, {threads} thread{'s' * (threads > 1)}: {factors[0]:.4f} in PyTorch, "
-          f"{factors[1]:.4f} in {runtime}")
+    print(
+        f"real-time factor for 10 s, {threads} thread{'s' * (threads > 1)}: {factors[0]:.4f} in PyTorch, "
+        f"{factors[1]:.4f} in {runtime}"
+    )

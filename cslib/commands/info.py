@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import nn
 
+from cslib.checkpoints import build_network, digest, load
 from cslib.config import UserError, find, positional, to_dict
-from cslib.data.augment import AugmentConfig
-from cslib.models.spectra import Enhancer
-from cslib.scoring.calibration import FALSE_ALARMS, calibration_path, read_calibration
-from cslib.training.checkpoint import build_network, digest, load
+from cslib.datasets.augmentation import AugmentConfig
+from cslib.evaluation.calibration import FALSE_ALARMS, calibration_path, read_calibration
+from cslib.models.layers.spectra import Enhancer
 from cslib.training.loop import TrainingConfig
 
 
@@ -51,8 +51,11 @@ def main(options: Options) -> None:
 
 
 def kind(network: nn.Module, finished: bool) -> str:
-    what = "enhancement network: noisy speech to clean speech" if isinstance(network, Enhancer) else \
-        f"speaker encoder: speech to a vector of {network.embedding_size} numbers"
+    what = (
+        "enhancement network: noisy speech to clean speech"
+        if isinstance(network, Enhancer)
+        else f"speaker encoder: speech to a vector of {network.embedding_size} numbers"
+    )
     return what if finished else f"{what}; an unfinished training, which only local/train.py can go on with"
 
 
@@ -73,10 +76,20 @@ def section_line(package: str, section: dict[str, Any] | None) -> str:
 def training_line(config: dict[str, Any], step: int | None) -> str:
     training = config.get("training", {})
     values = {name: value for name, value in training.items() if name not in ("steps", "batch_size")}
-    return ", ".join(filter(None, [
-        f"step {step:,} of {training['steps']:,}" if step is not None and "steps" in training else "",
-        f"batches of {training['batch_size']}" if "batch_size" in training else "",
-        differing(values, TrainingConfig()), f"seed {config['seed']}" if "seed" in config else ""])) or "not known"
+    return (
+        ", ".join(
+            filter(
+                None,
+                [
+                    f"step {step:,} of {training['steps']:,}" if step is not None and "steps" in training else "",
+                    f"batches of {training['batch_size']}" if "batch_size" in training else "",
+                    differing(values, TrainingConfig()),
+                    f"seed {config['seed']}" if "seed" in config else "",
+                ],
+            )
+        )
+        or "not known"
+    )
 
 
 def differing(values: dict[str, Any], default: Any, prefix: str = "") -> str:
@@ -85,7 +98,7 @@ def differing(values: dict[str, Any], default: Any, prefix: str = "") -> str:
     for name, value in values.items():
         if is_dataclass(getattr(default, name, None)) and isinstance(value, dict):
             told.append(differing(value, getattr(default, name), f"{prefix}{name}."))
-        elif value != known.get(name) or name == "mode":   # which says what the others mean
+        elif value != known.get(name) or name == "mode":  # which says what the others mean
             told.append(f"{prefix}{name} {value}")
     return ", ".join(filter(None, told))
 
@@ -111,5 +124,7 @@ def calibration_line(checkpoint: Path) -> str:
         found = read_calibration(path, digest(checkpoint))
     except UserError as problem:
         return f"none; {problem}"
-    return (f"{found.threshold:.2f}; {found.threshold_at_1_percent:.2f} is reached by {100 * FALSE_ALARMS:.0f} % of "
-            f"the pairs across clusters; from {found.recordings:,} recordings in {found.clusters:,} clusters")
+    return (
+        f"{found.threshold:.2f}; {found.threshold_at_1_percent:.2f} is reached by {100 * FALSE_ALARMS:.0f} % of "
+        f"the pairs across clusters; from {found.recordings:,} recordings in {found.clusters:,} clusters"
+    )

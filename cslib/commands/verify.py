@@ -17,11 +17,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from cslib.checkpoints import digest, load_speaker_encoder
 from cslib.config import UserError, positional
-from cslib.recordings import RecordingConfig, embed_recording
-from cslib.scoring.calibration import FALSE_ALARMS, Calibration, calibration_path, read_calibration
-from cslib.training.checkpoint import digest, load_speaker_encoder
-from cslib.training.distributed import device_named
+from cslib.devices import device_named
+from cslib.evaluation.calibration import FALSE_ALARMS, Calibration, calibration_path, read_calibration
+from cslib.inference.recordings import RecordingConfig, embed_recording
 
 
 @dataclass(kw_only=True)
@@ -41,8 +41,11 @@ def main(options: Options) -> None:
     for file, embedded in ((options.one, one), (options.other, other)):
         print(f"{file}: {embedded}")
     score = float(one.vector @ other.vector)
-    print(judgement(score, calibration) if calibration else
-          f"score {score:.2f}, between -1 and 1, higher is more alike; no threshold: {lacking}")
+    print(
+        judgement(score, calibration)
+        if calibration
+        else f"score {score:.2f}, between -1 and 1, higher is more alike; no threshold: {lacking}"
+    )
 
 
 def find_calibration(options: Options) -> tuple[Calibration | None, str]:
@@ -52,9 +55,11 @@ def find_calibration(options: Options) -> tuple[Calibration | None, str]:
     """
     path, mine = options.calibration or calibration_path(options.checkpoint), digest(options.checkpoint)
     if not options.calibration and not path.exists():
-        return None, (f"this checkpoint has no {path.name}. Stage 7 of egs/voxceleb/run.sh makes it, or: python "
-                      f"local/calibrate.py --checkpoint {options.checkpoint} --embeddings train.scp --labels "
-                      "pseudo_labels.tsv")
+        return None, (
+            f"this checkpoint has no {path.name}. Stage 7 of egs/voxceleb/run.sh makes it, or: python "
+            f"local/calibrate.py --checkpoint {options.checkpoint} --embeddings train.scp --labels "
+            "pseudo_labels.tsv"
+        )
     try:
         return read_calibration(path, mine), ""
     except UserError as problem:
@@ -69,12 +74,14 @@ def judgement(score: float, calibration: Calibration) -> str:
     reached = f"{second:.2f}, which {100 * FALSE_ALARMS:.0f} % of the pairs across reach"
     if same or score < second:
         reached = f"{'above' if score >= second else 'below'} {reached}"
-    else:   # of a network that hardly errs on its own clusters; nearly all pairs within are above the threshold
+    else:  # of a network that hardly errs on its own clusters; nearly all pairs within are above the threshold
         reached = f"above {reached}, but nearly no pair within is so low"
-    return (f"{'same speaker' if same else 'different speakers'}: score {score:.2f}, threshold "
-            f"{calibration.threshold:.2f}\n"
-            f"{odds(calibration.ratio(score))} within a cluster of the calibration's recordings than across two; "
-            f"{reached}. Found without labels: a guide, no proof")
+    return (
+        f"{'same speaker' if same else 'different speakers'}: score {score:.2f}, threshold "
+        f"{calibration.threshold:.2f}\n"
+        f"{odds(calibration.ratio(score))} within a cluster of the calibration's recordings than across two; "
+        f"{reached}. Found without labels: a guide, no proof"
+    )
 
 
 def odds(ratio: float) -> str:

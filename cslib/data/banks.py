@@ -112,8 +112,9 @@ class Bank:
     def _check(self) -> None:
         samples, segments = self.samples, self.segments
         if samples.dtype != self.dtype or samples.ndim != 1:
-            raise _spoilt(self.folder, f"samples.npy holds {samples.dtype} {samples.shape} and not "
-                                       f"{np.dtype(self.dtype)} [total]")
+            raise _spoilt(
+                self.folder, f"samples.npy holds {samples.dtype} {samples.shape} and not {np.dtype(self.dtype)} [total]"
+            )
         if segments.dtype != np.int64 or segments.ndim != 2 or segments.shape[1] != 2 or not len(segments):
             raise _spoilt(self.folder, "segments.npy is not a table of starts and lengths")
         start, length = segments.T

@@ -61,8 +61,10 @@ class ClassTable:
         fold_of: dict[str, str] = {}
         for speaker, fold in zip(self.speakers, self.folds, strict=True):
             if fold_of.setdefault(speaker, fold) != fold:
-                raise UserError(f"speaker {speaker} is in the folds {fold_of[speaker]} and {fold}, and figures of a "
-                                "classifier that has heard its test speakers say nothing; put all of a speaker in one")
+                raise UserError(
+                    f"speaker {speaker} is in the folds {fold_of[speaker]} and {fold}, and figures of a "
+                    "classifier that has heard its test speakers say nothing; put all of a speaker in one"
+                )
         if len(self.classes()) < 2:
             raise UserError(f"all {len(self.labels):,} utterances are of one class; give two classes or more")
         if not self.tested():
@@ -123,8 +125,10 @@ class ClassTable:
         speakers = self.speakers[train]
         count = min(INNER_FOLDS, len(np.unique(speakers)))
         if count < 2:
-            raise UserError(f"fold {folds[0]} has one speaker only, and settings are chosen on speakers that were not "
-                            "learnt from; give more speakers")
+            raise UserError(
+                f"fold {folds[0]} has one speaker only, and settings are chosen on speakers that were not "
+                "learnt from; give more speakers"
+            )
         for fit, check in GroupKFold(count).split(train, groups=speakers):
             yield train[fit], train[check]
 
@@ -151,8 +155,10 @@ def deal_speakers(speakers: Iterable[str], count: int) -> dict[str, str]:
     if len(sizes) == 1:
         raise UserError("all recordings are of one speaker; give two or more")
     if not 2 <= count <= len(sizes):
-        raise UserError(f"folds: {count} will not do for {len(sizes):,} speakers; give at least 2, and no more than "
-                        "there are speakers")
+        raise UserError(
+            f"folds: {count} will not do for {len(sizes):,} speakers; give at least 2, and no more than "
+            "there are speakers"
+        )
     filled = [0] * count
     fold_of = {}
     for speaker, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):

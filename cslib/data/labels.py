@@ -37,8 +37,7 @@ def read_table(path: Path, column: str = "label") -> dict[str, str]:
     table: dict[str, str] = {}
     for utterance, label in read_column(path, column):
         if table.setdefault(utterance, label) != label:
-            raise UserError(f"{path}: {utterance} has two labels, {table[utterance]} and {label}; "
-                            "make it again")
+            raise UserError(f"{path}: {utterance} has two labels, {table[utterance]} and {label}; make it again")
     return table
 
 
@@ -57,8 +56,10 @@ def numbered_labels(path: Path, ids: Sequence[str], column: str = "label") -> np
     found = np.array([names.get(utterance, "-1") for utterance in ids])
     labelled = found != "-1"
     if not labelled.any():
-        raise UserError(f"{path}: none of the {len(ids):,} utterances to train on has a {column} "
-                        "in it; was it made for another data set?")
+        raise UserError(
+            f"{path}: none of the {len(ids):,} utterances to train on has a {column} "
+            "in it; was it made for another data set?"
+        )
     labels = np.full(len(found), -1)
     labels[labelled] = np.unique(found[labelled], return_inverse=True)[1]
     return labels

@@ -29,16 +29,15 @@ MANIFESTS = ("recordings", "supervisions", "cuts")
 class Entry:
     """One utterance: a 16 kHz mono wav or flac file, whole."""
 
-    id: str                       # no white space
+    id: str  # no white space
     path: Path | str
     num_samples: int
-    speaker: str | None = None    # goes to speakers.tsv and nowhere else
+    speaker: str | None = None  # goes to speakers.tsv and nowhere else
     sex: str | None = None
-    session: str | None = None    # what was recorded together: a video, a visit
+    session: str | None = None  # what was recorded together: a video, a visit
 
 
-def write_set(folder: Path | str, entries: Iterable[Entry],
-              rejected: Iterable[tuple[Path | str, str]] = ()) -> int:
+def write_set(folder: Path | str, entries: Iterable[Entry], rejected: Iterable[tuple[Path | str, str]] = ()) -> int:
     """Write the manifests, rejected.tsv, and speakers.tsv when there are speakers; the number of entries.
 
     entries    in strictly rising order of id; the first one says which of the speaker columns there are
@@ -80,13 +79,20 @@ def as_lhotse(entry: Entry) -> tuple[dict[str, Any], dict[str, Any], dict[str, A
     recording = {
         "id": entry.id,
         "sources": [{"type": "file", "channels": [0], "source": str(entry.path)}],
-        "sampling_rate": SAMPLE_RATE, "num_samples": entry.num_samples, "duration": duration,
+        "sampling_rate": SAMPLE_RATE,
+        "num_samples": entry.num_samples,
+        "duration": duration,
         "channel_ids": [0],
     }
     supervision = {"id": entry.id, "recording_id": entry.id, "start": 0.0, "duration": duration, "channel": 0}
     cut = {
-        "id": entry.id, "start": 0.0, "duration": duration, "channel": 0,
-        "supervisions": [supervision], "recording": recording, "type": "MonoCut",
+        "id": entry.id,
+        "start": 0.0,
+        "duration": duration,
+        "channel": 0,
+        "supervisions": [supervision],
+        "recording": recording,
+        "type": "MonoCut",
     }
     return recording, supervision, cut
 
@@ -136,3 +142,11 @@ def _checked(entries: Iterable[Entry], folder: Path, columns: list[str]) -> Iter
 def _printable(text: Path | str) -> str:
     """On one line, without tabs, and valid UTF-8 even for a file name that is not."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
+
+
+def recordings_of_set(folder: Path) -> dict[str, Path]:
+    """The audio files of a set, by id."""
+    return {
+        item["id"]: folder / item["recording"]["sources"][0]["source"]
+        for item in read_manifest(folder / "cuts.jsonl.gz")
+    }

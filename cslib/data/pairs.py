@@ -24,27 +24,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cslib.config import UserError
+from cslib.data.batches import batches_by_length
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.utterances import Utterances
-from cslib.embeddings import batches_by_length
 from cslib.files import write_lines
 
 SIDES = ("clean", "noisy")
 ENHANCED_SUFFIXES = (".wav", ".flac")
 HEARD = 8  # recordings that a digest reads
-
-
-@dataclass
-class PairConfig:
-    crop_seconds: float = 2.0  # length of a crop; a shorter recording is repeated
-    snr_db: tuple[float, float] = (0.0, 15.0)  # of clean speech that is mixed for every crop, drawn uniformly
-
-    def __post_init__(self) -> None:
-        if not 0 < self.crop_seconds <= 60:
-            raise UserError(f"crop_seconds: {self.crop_seconds} will not do; give more than 0 and at most 60")
-        low, high = self.snr_db
-        if not -100 <= low <= high <= 100:
-            raise UserError(f"snr_db: {low} to {high} dB will not do; give two of -100 to 100, the lower one first")
 
 
 class PairedUtterances:
@@ -104,8 +91,10 @@ def _refuse_mispaired(folder: Path, clean: Utterances, noisy: Utterances) -> Non
     unequal = np.flatnonzero(clean.num_samples != noisy.num_samples)
     if len(unequal):
         row = int(unequal[0])
-        raise UserError(f"{folder}: {noisy.id(row)} has {noisy.num_samples[row]:,} samples in noisy and "
-                        f"{clean.num_samples[row]:,} in clean; mend or remove the pair and prepare again (stage 1)")
+        raise UserError(
+            f"{folder}: {noisy.id(row)} has {noisy.num_samples[row]:,} samples in noisy and "
+            f"{clean.num_samples[row]:,} in clean; mend or remove the pair and prepare again (stage 1)"
+        )
 
 
 @dataclass(frozen=True)
@@ -124,8 +113,10 @@ class EnhancedFolder:
         suffix = next((suffix for suffix in ENHANCED_SUFFIXES if f"{ids[0]}{suffix}" in names), ENHANCED_SUFFIXES[0])
         missing = [name for name in ids if f"{name}{suffix}" not in names]
         if missing:
-            raise UserError(f"{folder}: lacks {len(missing):,} of {len(ids):,} recordings, for one "
-                            f"{missing[0]}{suffix}; enhance the whole set first")
+            raise UserError(
+                f"{folder}: lacks {len(missing):,} of {len(ids):,} recordings, for one "
+                f"{missing[0]}{suffix}; enhance the whole set first"
+            )
         return cls(folder.absolute(), suffix)
 
     def read(self, name: str, length: int, start: int, frames: int) -> np.ndarray:
@@ -135,8 +126,10 @@ class EnhancedFolder:
             with soundfile.SoundFile(path) as audio:
                 found = (audio.samplerate, audio.channels, audio.frames)
                 if found != (SAMPLE_RATE, 1, length):
-                    raise UserError(f"{path}: {found[0]} Hz, {found[1]} channels, {found[2]:,} samples, but the "
-                                    f"recording it was made of has 16000 Hz, 1 and {length:,}; enhance the set again")
+                    raise UserError(
+                        f"{path}: {found[0]} Hz, {found[1]} channels, {found[2]:,} samples, but the "
+                        f"recording it was made of has 16000 Hz, 1 and {length:,}; enhance the set again"
+                    )
                 audio.seek(start)
                 samples = audio.read(frames, dtype="int16")
         except soundfile.LibsndfileError as error:
@@ -146,48 +139,9 @@ class EnhancedFolder:
         return samples
 
 
-class Pairs(Dataset):
-    """Random crops of pairs; every recording comes once per pass, and an item is a pure function of (seed, index).
-
-    An item holds: noisy int16 [T], clean int16 [T], negatives int16 [K, T], ids, the recording's name. What is drawn
-    does not depend on K: runs with and without negatives see the same crops in the same order.
-    """
-
-    def __init__(self, utterances: PairedUtterances | Utterances, config: PairConfig, seed: int) -> None:
-        self.utterances, self.seed = utterances, seed
-        self.frames = round(config.crop_seconds * SAMPLE_RATE)
-        self._pass: tuple[int, np.ndarray] | None = None
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self._row(index)
-        signals = self.signals(row, np.random.default_rng([self.seed, index]))
-        return {"noisy": signals[0], "clean": signals[1], "negatives": signals[2:], "ids": self.utterances.id(row)}
-
-    def signals(self, row: int, rng: np.random.Generator) -> np.ndarray:
-        """int16 [2 + K, T]: noisy, clean, negatives"""
-        return take_crop(self.utterances, row, self.frames, rng)
-
-    def _row(self, index: int) -> int:
-        number, position = divmod(index, len(self.utterances))
-        if self._pass is None or self._pass[0] != number:
-            # Items have seeds of two numbers; a third one, other than 0, keeps the order apart from them.
-            self._pass = number, np.random.default_rng([self.seed, number, 1]).permutation(len(self.utterances))
-        return int(self._pass[1][position])
-
-
-def take_crop(utterances: PairedUtterances | Utterances, row: int, frames: int,
-              rng: np.random.Generator) -> np.ndarray:
-    """int16 [..., frames] from a random place of a recording. One that is shorter is repeated, not padded: zeros at the
-    end would be easy to enhance.
-    """
-    length = int(utterances.num_samples[row])
-    if length > frames:
-        return utterances.read(row, int(rng.integers(length - frames + 1)), frames)
-    return np.take(utterances.read(row), np.arange(frames), axis=-1, mode="wrap")
-
-
-def whole_batches(utterances: PairedUtterances, batch_seconds: float, rows: Iterable[int] | None = None,
-                  workers: int = 0) -> Iterator[dict[str, Any]]:
+def whole_batches(
+    utterances: PairedUtterances, batch_seconds: float, rows: Iterable[int] | None = None, workers: int = 0
+) -> Iterator[dict[str, Any]]:
     """Whole recordings, each of the set (or of `rows`) once, in batches of like length, longest first.
 
     batch_seconds  longest recording times number of recordings stays within it; a longer one is alone
@@ -215,15 +169,20 @@ class _WholeBatches(Dataset):
         signals = torch.zeros(len(rows), 2 + len(self.utterances.enhanced), int(lengths.max()), dtype=torch.int16)
         for item, row, length in zip(signals, rows.tolist(), lengths.tolist(), strict=True):
             item[:, :length] = torch.from_numpy(self.utterances.read(row))
-        return {"noisy": signals[:, 0], "clean": signals[:, 1], "negatives": signals[:, 2:], "lengths": lengths,
-                "ids": self.utterances.ids(rows)}
+        return {
+            "noisy": signals[:, 0],
+            "clean": signals[:, 1],
+            "negatives": signals[:, 2:],
+            "lengths": lengths,
+            "ids": self.utterances.ids(rows),
+        }
 
 
 class Condition(NamedTuple):
     """How noisy a recording is; None where nobody knows."""
 
-    snr: float | None = None    # dB
-    noise: str | None = None    # its kind: cafe, bus, music, ...
+    snr: float | None = None  # dB
+    noise: str | None = None  # its kind: cafe, bus, music, ...
 
 
 def read_conditions(folder: Path | str) -> dict[str, Condition]:
@@ -233,8 +192,10 @@ def read_conditions(folder: Path | str) -> dict[str, Condition]:
         raise UserError(f"{path}: there is no such file; prepare the pairs again (stage 1)")
     try:
         rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-        return {name: Condition(None if snr == "-" else float(snr), None if noise == "-" else noise)
-                for name, snr, noise in rows}
+        return {
+            name: Condition(None if snr == "-" else float(snr), None if noise == "-" else noise)
+            for name, snr, noise in rows
+        }
     except ValueError:
         raise UserError(f"{path}: a line of it is not id, SNR and noise; prepare the pairs again (stage 1)") from None
 
@@ -242,8 +203,9 @@ def read_conditions(folder: Path | str) -> dict[str, Condition]:
 def write_conditions(folder: Path | str, conditions: dict[str, Condition]) -> None:
     """pairs.tsv; one that says the same already is not touched."""
     path = Path(folder) / "pairs.tsv"
-    rows = (f"{name}\t{'-' if snr is None else f'{snr:g}'}\t{noise or '-'}"
-            for name, (snr, noise) in conditions.items())
+    rows = (
+        f"{name}\t{'-' if snr is None else f'{snr:g}'}\t{noise or '-'}" for name, (snr, noise) in conditions.items()
+    )
     lines = ["id\tsnr\tnoise", *rows]
     if not path.exists() or path.read_text(encoding="utf-8").splitlines() != lines:
         write_lines(path, lines)

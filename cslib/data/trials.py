@@ -59,8 +59,10 @@ class Trials:
         unknown = [name for name in self.ids if name not in row_of]
         if unknown:
             first = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-            raise UserError(f"{where}: lacks {len(unknown):,} of the {len(self.ids):,} utterances that the "
-                            f"trials name ({first}); give the file that belongs to this trial list")
+            raise UserError(
+                f"{where}: lacks {len(unknown):,} of the {len(self.ids):,} utterances that the "
+                f"trials name ({first}); give the file that belongs to this trial list"
+            )
         return np.array([row_of[name] for name in self.ids], dtype=np.int64)
 
 
@@ -82,8 +84,13 @@ def read_trials(path: Path | str) -> Trials:
 
 def write_trials(path: Path | str, enrol: Iterable[str], test: Iterable[str], targets: Iterable[bool]) -> int:
     """Write a Kaldi-style trial list and return its length. Raises ValueError when the lengths differ."""
-    return write_lines(path, (f"{one} {other} {'target' if same else 'nontarget'}"
-                              for one, other, same in zip(enrol, test, targets, strict=True)))
+    return write_lines(
+        path,
+        (
+            f"{one} {other} {'target' if same else 'nontarget'}"
+            for one, other, same in zip(enrol, test, targets, strict=True)
+        ),
+    )
 
 
 def voxceleb_id(path: str) -> str:
@@ -103,8 +110,10 @@ def read_columns(path: Path | str, fields: str) -> Iterator[tuple[int, list[list
             while chunk := file.read(CHUNK_BYTES) + file.readline():
                 lengths = _words_per_line(chunk)
                 if bad := np.flatnonzero((lengths != width) & (lengths != 0)).tolist():
-                    raise UserError(f"{path}: line {number + bad[0]} has {lengths[bad[0]]} words instead of "
-                                    f"{width}; expected a line like `{fields}`")
+                    raise UserError(
+                        f"{path}: line {number + bad[0]} has {lengths[bad[0]]} words instead of "
+                        f"{width}; expected a line like `{fields}`"
+                    )
                 if words := chunk.split():
                     empty = False
                     yield number, [words[column::width] for column in range(width)]
@@ -159,8 +168,7 @@ def _bad_label(path: Path | str, number: int, style: _Style) -> UserError:
             words = line.split()
             if at >= number and words and words[style.label] not in style.labels:
                 label = words[style.label].decode(errors="replace")
-                return UserError(f"{path}: line {at} has the label {label!r}; "
-                                 f"expected a line like `{style.fields}`")
+                return UserError(f"{path}: line {at} has the label {label!r}; expected a line like `{style.fields}`")
     raise AssertionError("called for a chunk without a bad label")
 
 

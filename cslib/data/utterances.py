@@ -24,9 +24,9 @@ from cslib.files import progress, writing
 
 class Row(NamedTuple):
     id: str
-    path: str           # an audio file, or the tar that holds it, relative to the set's folder
-    offset: int         # where the audio begins in the file, in bytes; 0 for a file of its own
-    size: int           # its length in bytes; 0 for a file of its own
+    path: str  # an audio file, or the tar that holds it, relative to the set's folder
+    offset: int  # where the audio begins in the file, in bytes; 0 for a file of its own
+    size: int  # its length in bytes; 0 for a file of its own
     num_samples: int
 
 
@@ -89,18 +89,21 @@ class Utterances:
         path = str(self._path.parent / entry["path"].decode())
         wanted = int(entry["num_samples"]) - start if frames is None else frames
         try:
-            with _audio_file(path, int(entry["offset"]), int(entry["size"])) as source, \
-                    soundfile.SoundFile(source) as audio:
+            with (
+                _audio_file(path, int(entry["offset"]), int(entry["size"])) as source,
+                soundfile.SoundFile(source) as audio,
+            ):
                 if (audio.samplerate, audio.channels) != (SAMPLE_RATE, 1):
-                    raise UserError(f"{path}: {audio.samplerate} Hz with {audio.channels} channels, expected "
-                                    "16000 Hz mono; prepare the data again (stage 1)")
+                    raise UserError(
+                        f"{path}: {audio.samplerate} Hz with {audio.channels} channels, expected "
+                        "16000 Hz mono; prepare the data again (stage 1)"
+                    )
                 audio.seek(start)
                 samples = audio.read(wanted, dtype="int16")
         except (OSError, soundfile.LibsndfileError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again (stage 1)") from None
         if len(samples) != wanted:
-            raise UserError(f"{path}: ends {wanted - len(samples)} samples early; "
-                            "prepare the data again (stage 1)")
+            raise UserError(f"{path}: ends {wanted - len(samples)} samples early; prepare the data again (stage 1)")
         return samples
 
 
@@ -149,16 +152,20 @@ def _packed_rows(shards: list[Path]) -> Iterator[Row]:
             if cut["id"] not in members:
                 raise UserError(f"{tar}: {cut['id']} is not in it; delete {tar.parent} and pack again")
             member = members[cut["id"]]
-            yield Row(cut["id"], f"{tar.parent.name}/{tar.name}", member.offset_data, member.size,
-                      round(cut["duration"] * SAMPLE_RATE))
+            yield Row(
+                cut["id"],
+                f"{tar.parent.name}/{tar.name}",
+                member.offset_data,
+                member.size,
+                round(cut["duration"] * SAMPLE_RATE),
+            )
 
 
 def _members(tar: Path) -> dict[str, tarfile.TarInfo]:
     """The audio files in it, by id."""
     try:
         with tarfile.open(tar, "r:") as file:
-            return {member.name.rpartition(".")[0]: member for member in file
-                    if not member.name.endswith(".json")}
+            return {member.name.rpartition(".")[0]: member for member in file if not member.name.endswith(".json")}
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{tar}: cannot be read ({error}); delete {tar.parent} and pack again") from None
 
@@ -169,10 +176,14 @@ def _write_table(path: Path, rows: Callable[[], Iterator[Row]], changed: int) ->
     for count, row in enumerate(progress(rows(), "reading the manifest"), start=1):  # noqa: B007
         id_width, path_width = max(id_width, len(row.id.encode())), max(path_width, len(row.path.encode()))
     if not count:
-        raise UserError(f"{path.parent}: the set has no utterance; "
-                        "see rejected.tsv there for what was left out")
-    columns = [("id", f"S{id_width}"), ("path", f"S{path_width}"), ("offset", "i8"), ("size", "i8"),
-               ("num_samples", "i4")]
+        raise UserError(f"{path.parent}: the set has no utterance; see rejected.tsv there for what was left out")
+    columns = [
+        ("id", f"S{id_width}"),
+        ("path", f"S{path_width}"),
+        ("offset", "i8"),
+        ("size", "i8"),
+        ("num_samples", "i4"),
+    ]
     with writing(path) as temporary:
         table = np.lib.format.open_memmap(temporary, mode="w+", dtype=columns, shape=(count,))
         for index, row in enumerate(progress(rows(), "indexing the utterances", total=count)):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.models.spectra import Enhancer, SpectralConfig, complex_ratio_mask, described, recur, unit_mask
+from cslib.models.layers.spectra import Enhancer, SpectralConfig, complex_ratio_mask, described, recur, unit_mask
 
 FRAMES, BANDS = 3, 5  # that a convolution spans
 
@@ -23,14 +23,16 @@ FRAMES, BANDS = 3, 5  # that a convolution spans
 @dataclass
 class Config(SpectralConfig):
     channels: list[int] = field(default_factory=lambda: [16, 32, 48, 64])  # of each stage; each halves the bands
-    recurrent_blocks: int = 2     # each along bands, then along frames
-    causal: bool = False          # look no further ahead than the window reaches: 32 ms with 512 samples
+    recurrent_blocks: int = 2  # each along bands, then along frames
+    causal: bool = False  # look no further ahead than the window reaches: 32 ms with 512 samples
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.channels or min(self.channels) < 1 or self.channels[-1] % 2:
-            raise UserError(f"network.channels: {self.channels} will not do; give one or more numbers of 1 or more, "
-                            "the last one even")
+            raise UserError(
+                f"network.channels: {self.channels} will not do; give one or more numbers of 1 or more, "
+                "the last one even"
+            )
         if self.recurrent_blocks < 0:
             raise UserError(f"network.recurrent_blocks: {self.recurrent_blocks} will not do; give 0 or more")
 
@@ -54,13 +56,14 @@ class Crn(Enhancer):
         for _ in config.channels:
             bands.append((bands[-1] + 1) // 2)
         self.encoder = nn.ModuleList(
-            Down(inputs, outputs, config.causal) for inputs, outputs in zip(widths, widths[1:], strict=False))
-        self.bottleneck = nn.ModuleList(
-            DualPath(widths[-1], config.causal) for _ in range(config.recurrent_blocks))
+            Down(inputs, outputs, config.causal) for inputs, outputs in zip(widths, widths[1:], strict=False)
+        )
+        self.bottleneck = nn.ModuleList(DualPath(widths[-1], config.causal) for _ in range(config.recurrent_blocks))
         stages = range(len(config.channels), 0, -1)
         self.decoder = nn.ModuleList(
             Up(2 * widths[stage], widths[stage - 1] if stage > 1 else 2, bands[stage - 1], config.causal, stage == 1)
-            for stage in stages)
+            for stage in stages
+        )
         with torch.no_grad():  # nearly a mask of one: learning starts from the noisy speech, not from something worse
             self.decoder[-1].convolution.weight.mul_(0.1)
             self.decoder[-1].convolution.bias.copy_(torch.tensor([unit_mask(), 0.0]))
@@ -99,14 +102,15 @@ class Up(nn.Module):
     def __init__(self, inputs: int, outputs: int, bands: int, causal: bool, last: bool) -> None:
         super().__init__()
         self.first = 0 if causal else FRAMES // 2
-        self.convolution = nn.ConvTranspose2d(inputs, outputs, (FRAMES, BANDS), (1, 2), (0, BANDS // 2),
-                                              output_padding=(0, 1 - bands % 2), bias=last)
+        self.convolution = nn.ConvTranspose2d(
+            inputs, outputs, (FRAMES, BANDS), (1, 2), (0, BANDS // 2), output_padding=(0, 1 - bands % 2), bias=last
+        )
         self.norm = nn.Identity() if last else nn.BatchNorm2d(outputs)
         self.activation = nn.Identity() if last else nn.PReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         # Frame t of the transposed convolution holds frames t - 2, t - 1 and t of its input.
-        y = self.convolution(x)[:, :, self.first:self.first + x.shape[2]]
+        y = self.convolution(x)[:, :, self.first : self.first + x.shape[2]]
         return self.activation(self.norm(y))
 
 
@@ -123,7 +127,7 @@ class DualPath(nn.Module):
     def forward(self, x: Tensor, inside: Tensor | None) -> Tensor:
         batch, frames, bands, _ = x.shape
         x = x + self.across_out(self.across(x.flatten(0, 1))[0]).unflatten(0, (batch, frames))
-        rows = x.transpose(1, 2).flatten(0, 1)                                                # [B M, L, C]
+        rows = x.transpose(1, 2).flatten(0, 1)  # [B M, L, C]
         return x + self.along_out(recur(self.along, rows, inside)).unflatten(0, (batch, bands)).transpose(1, 2)
 
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.data.features import LogMel, SlidingMeanNorm
-from cslib.models.pooling import equal_weights, make_pooling
+from cslib.models.layers.features import LogMel, SlidingMeanNorm
+from cslib.models.layers.pooling import equal_weights, make_pooling
 from cslib.models.resnet import frame_mask, masked
 
 STEM_SIZE = 5  # frames that the first convolution sees
@@ -111,9 +111,7 @@ class SERes2Block(nn.Module):
         width = channels // scale
         # The last part is passed on as it is, so that the block keeps a view of single frames.
         self.parts = nn.ModuleList(FrameLayer(width, width, 3, dilation=dilation) for _ in range(scale - 1))
-        self.excite = nn.Sequential(
-            nn.Linear(channels, squeeze), nn.ReLU(), nn.Linear(squeeze, channels), nn.Sigmoid()
-        )
+        self.excite = nn.Sequential(nn.Linear(channels, squeeze), nn.ReLU(), nn.Linear(squeeze, channels), nn.Sigmoid())
 
     def forward(self, x: Tensor, frames: Tensor | None, stride: int) -> Tensor:
         """x [B, C, N] -> [B, C, N]; frames [B] in the features, or None; stride of x against the features."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.models.filterbanks import FourierFilterbank, LearntFilterbank
+from cslib.models.layers.filterbanks import FourierFilterbank, LearntFilterbank
 
 LEVEL = -25.0  # dBFS that every input is brought to: loudness shall not tell recordings apart
 LONG_WINDOW = 4 * 16000  # samples of the windows in which long recordings are embedded
@@ -27,40 +27,46 @@ LONG_WINDOW = 4 * 16000  # samples of the windows in which long recordings are e
 
 @dataclass
 class Config:
-    streams: int = 2             # C, sources that are separated
-    window: int = 16             # samples in one encoder window, hop is half of it; larger is cheaper and coarser
-    filterbank: str = "learnt"   # learnt: rectified filters, as in GALR | fourier: fixed, masks on magnitudes
-    filters: int = 128           # how many learnt ones; fourier has window / 2 + 1
-    mask: str = "relu"           # relu: without bound, as in GALR | sigmoid: at most one, and near one at the start
-    compression: str = "none"    # of what the blocks see: none | log | centred: log less its mean over the recording
-    features: int = 128          # D, width of every block
-    hidden: int = 128            # H, LSTM units per direction
-    segment: int = 64            # K, frames in a segment, about sqrt(2 L); segments overlap by half
-    low_dim: int = 8             # Q, rows of a segment that the attention sees
-    heads: int = 8               # J, attention heads
-    dropout: float = 0.1         # inside the attention
-    shared_blocks: int = 2       # trunk that serves both tasks
-    speech_blocks: int = 4       # on top of the trunk: separation
-    speaker_blocks: int = 2      # on top of the trunk: embeddings
-    embedding_size: int = 128    # E
-    speaker_streams: str = "split"   # split: by a 1x1 layer; masked: by masks, made where those of the speech are made
-    pooling: str = "mean"        # mean | statistics | attentive: over the frames of the speaker branch
-    embedding_norm: str = "none" # none | batch: centre and scale each stream's dimensions first
-    residual: str = "standard"   # standard: LN(x + attention(x)); released: LN of the attention alone (authors' code)
-    max_seconds: float = 20.0    # longer recordings are embedded in windows of 4 s, half overlapping, and averaged
+    streams: int = 2  # C, sources that are separated
+    window: int = 16  # samples in one encoder window, hop is half of it; larger is cheaper and coarser
+    filterbank: str = "learnt"  # learnt: rectified filters, as in GALR | fourier: fixed, masks on magnitudes
+    filters: int = 128  # how many learnt ones; fourier has window / 2 + 1
+    mask: str = "relu"  # relu: without bound, as in GALR | sigmoid: at most one, and near one at the start
+    compression: str = "none"  # of what the blocks see: none | log | centred: log less its mean over the recording
+    features: int = 128  # D, width of every block
+    hidden: int = 128  # H, LSTM units per direction
+    segment: int = 64  # K, frames in a segment, about sqrt(2 L); segments overlap by half
+    low_dim: int = 8  # Q, rows of a segment that the attention sees
+    heads: int = 8  # J, attention heads
+    dropout: float = 0.1  # inside the attention
+    shared_blocks: int = 2  # trunk that serves both tasks
+    speech_blocks: int = 4  # on top of the trunk: separation
+    speaker_blocks: int = 2  # on top of the trunk: embeddings
+    embedding_size: int = 128  # E
+    speaker_streams: str = "split"  # split: by a 1x1 layer; masked: by masks, made where those of the speech are made
+    pooling: str = "mean"  # mean | statistics | attentive: over the frames of the speaker branch
+    embedding_norm: str = "none"  # none | batch: centre and scale each stream's dimensions first
+    residual: str = "standard"  # standard: LN(x + attention(x)); released: LN of the attention alone (authors' code)
+    max_seconds: float = 20.0  # longer recordings are embedded in windows of 4 s, half overlapping, and averaged
 
     def __post_init__(self) -> None:
-        choices = {"filterbank": ("learnt", "fourier"), "mask": ("relu", "sigmoid"),
-                   "compression": ("none", "log", "centred"),
-                   "speaker_streams": ("split", "masked"), "pooling": ("mean", "statistics", "attentive"),
-                   "embedding_norm": ("none", "batch"),
-                   "residual": ("standard", "released")}
+        choices = {
+            "filterbank": ("learnt", "fourier"),
+            "mask": ("relu", "sigmoid"),
+            "compression": ("none", "log", "centred"),
+            "speaker_streams": ("split", "masked"),
+            "pooling": ("mean", "statistics", "attentive"),
+            "embedding_norm": ("none", "batch"),
+            "residual": ("standard", "released"),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UserError(f"network.{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
         if self.window % 2 or self.segment % 2 or self.features % 2 or self.features % self.heads:
-            raise UserError(f"network: window {self.window}, segment {self.segment} and features {self.features} are "
-                            f"even numbers, and heads {self.heads} divides features; change the config")
+            raise UserError(
+                f"network: window {self.window}, segment {self.segment} and features {self.features} are "
+                f"even numbers, and heads {self.heads} divides features; change the config"
+            )
 
 
 def build(config: Config) -> SeparativeEncoder:
@@ -74,8 +80,11 @@ class SeparativeEncoder(nn.Module):
         super().__init__()
         self.config, self.embedding_size = config, config.embedding_size
         width, streams = config.features, config.streams
-        self.filterbank = FourierFilterbank(config.window) if config.filterbank == "fourier" else \
-            LearntFilterbank(config.filters, config.window)
+        self.filterbank = (
+            FourierFilterbank(config.window)
+            if config.filterbank == "fourier"
+            else LearntFilterbank(config.filters, config.window)
+        )
         bands = self.filterbank.bands
         self.bottleneck = nn.Linear(bands, width, bias=False)
         self.compress = Compression(bands, config.compression)
@@ -93,8 +102,9 @@ class SeparativeEncoder(nn.Module):
         else:
             self.to_speaker_mask = nn.Linear(width, bands, bias=False)
             self.stream_in = nn.Linear(bands, width)
-            self.stream_out = nn.Sequential(nn.PReLU(), nn.Linear(width, width),
-                                            nn.PReLU(), nn.Linear(width, config.embedding_size))
+            self.stream_out = nn.Sequential(
+                nn.PReLU(), nn.Linear(width, width), nn.PReLU(), nn.Linear(width, config.embedding_size)
+            )
         self.pool = StreamPooling(config.embedding_size, config.pooling)
         self.embedding_norm = nn.Identity()
         if config.embedding_norm == "batch":
@@ -116,10 +126,10 @@ class SeparativeEncoder(nn.Module):
         segment_mask = segment(mask[..., None], self.config.segment)
         for block in self.shared:
             segments = block(segments, segment_mask)
-        gated = self._split(segments, segment_mask, frames.shape[1])                    # [B, L, C, D]
+        gated = self._split(segments, segment_mask, frames.shape[1])  # [B, L, C, D]
         masks = {"relu": F.relu, "sigmoid": torch.sigmoid}[self.config.mask](self.to_mask(gated))
         hop = self.config.window // 2
-        streams = self.filterbank.synthesise(masks, carrier)[..., hop:hop + mixture.shape[1]]
+        streams = self.filterbank.synthesise(masks, carrier)[..., hop : hop + mixture.shape[1]]
         return streams * inside[:, None], self._embed(segments, segment_mask, gated, frames, mask)
 
     def stages(self, audio: Tensor) -> list[Tensor]:
@@ -129,8 +139,9 @@ class SeparativeEncoder(nn.Module):
         lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
         frames, _, mask = self._analyse(at_level(audio, lengths), lengths)
         seen = self.compress(frames, mask)
-        segments, segment_mask = (segment(values, self.config.segment) for values in
-                                  (self.bottleneck(seen.to(frames.dtype)), mask[..., None]))
+        segments, segment_mask = (
+            segment(values, self.config.segment) for values in (self.bottleneck(seen.to(frames.dtype)), mask[..., None])
+        )
         outputs = []
         for block in (*self.shared, *self.speaker):
             segments = block(segments, segment_mask)
@@ -154,13 +165,13 @@ class SeparativeEncoder(nn.Module):
         long = lengths > self.config.max_seconds * 16000
         for items, embed in ((~long, self._embed_dominant), (long, self._embed_long)):
             if items.any():
-                embeddings[items] = embed(audio[items, :lengths[items].max()], lengths[items])
+                embeddings[items] = embed(audio[items, : lengths[items].max()], lengths[items])
         return embeddings
 
     def _analyse(self, mixture: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames [B, L, N], what the masks act on, and which frames lie inside their recording [B, L]."""
         window, hop, samples = self.config.window, self.config.window // 2, mixture.shape[1]
-        count = (samples + hop - 1) // hop + 1                                # every sample lies in two windows
+        count = (samples + hop - 1) // hop + 1  # every sample lies in two windows
         frames, carrier = self.filterbank.analyse(F.pad(mixture, (hop, (count - 1) * hop + window - hop - samples)))
         last = torch.div(lengths[:, None] + hop - 1, hop, rounding_mode="floor")
         inside = torch.arange(count, device=mixture.device) <= last
@@ -177,11 +188,11 @@ class SeparativeEncoder(nn.Module):
         for block in self.speaker:
             segments = block(segments, segment_mask)
         if self.config.speaker_streams == "split":
-            values = self.speaker_split(segments).unflatten(-1, (self.config.streams, -1))    # [B, S, K, C, E]
+            values = self.speaker_split(segments).unflatten(-1, (self.config.streams, -1))  # [B, S, K, C, E]
             pooled = self.pool(values.flatten(1, 2), segment_mask.flatten(1, 2)).float()
         else:
-            masked = F.relu(self.to_speaker_mask(gated)) * frames[:, :, None]                 # [B, L, C, N]
-            shared = overlap_add(segments, frames.shape[1])[:, :, None]                       # [B, L, 1, D]
+            masked = F.relu(self.to_speaker_mask(gated)) * frames[:, :, None]  # [B, L, C, N]
+            shared = overlap_add(segments, frames.shape[1])[:, :, None]  # [B, L, 1, D]
             values = self.stream_out(shared + self.stream_in(self.compress(masked, mask).to(masked.dtype)))
             pooled = self.pool(values, mask[..., None]).float()
         return F.normalize(self.embedding_norm(pooled.flatten(1)).view_as(pooled), dim=-1)
@@ -198,7 +209,7 @@ class SeparativeEncoder(nn.Module):
             # A last window that is mostly padding says little; every item has its first one.
             items = torch.nonzero((lengths > start + hop) | (start == 0)).flatten()
             if len(items):
-                piece = audio[items, start:start + size]
+                piece = audio[items, start : start + size]
                 inside = (lengths[items] - start).clamp(max=piece.shape[1])
                 sums[items] += self._embed_dominant(piece, inside)
         return F.normalize(sums, dim=-1)
@@ -212,7 +223,7 @@ class GalrBlock(nn.Module):
         width, hidden = config.features, config.hidden
         self.released_residual = {"standard": False, "released": True}[config.residual]
         self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
-        self.start = nn.Parameter(torch.zeros(2, hidden))                    # learnt (h0, c0), both directions
+        self.start = nn.Parameter(torch.zeros(2, hidden))  # learnt (h0, c0), both directions
         self.local_projection = nn.Linear(2 * hidden, width)
         self.local_norm = GlobalNorm(width)
         self.reduce = nn.Linear(config.segment, config.low_dim)
@@ -228,20 +239,20 @@ class GalrBlock(nn.Module):
         return segments + self.global_norm(self._global(segments, mask), mask)
 
     def _local(self, segments: Tensor) -> Tensor:
-        rows = segments.flatten(0, 1)                                                         # [B S, K, D]
+        rows = segments.flatten(0, 1)  # [B S, K, D]
         start = self.start.to(rows.dtype)[:, None, None].expand(2, 2, rows.shape[0], -1).contiguous()
         output, _ = self.lstm(rows, (start[0], start[1]))
         return self.local_projection(output).unflatten(0, segments.shape[:2])
 
     def _global(self, segments: Tensor, mask: Tensor) -> Tensor:
-        reduced = self.reduce(segments.transpose(2, 3)).permute(0, 3, 1, 2)                   # [B, Q, S, D]
+        reduced = self.reduce(segments.transpose(2, 3)).permute(0, 3, 1, 2)  # [B, Q, S, D]
         rows = self.attention_norm_in(reduced) + sinusoids(reduced.shape[2], reduced.shape[3], reduced)
-        outside = (mask.amax(dim=(2, 3)) == 0).repeat_interleave(rows.shape[1], 0)            # [B Q, S]
+        outside = (mask.amax(dim=(2, 3)) == 0).repeat_interleave(rows.shape[1], 0)  # [B Q, S]
         rows = rows.flatten(0, 1)
         attended, _ = self.attention(rows, rows, rows, key_padding_mask=outside, need_weights=False)
         carried = attended if self.released_residual else rows
         rows = self.attention_norm_out(carried + self.dropout(attended)).unflatten(0, reduced.shape[:2])
-        return self.expand(rows.permute(0, 2, 3, 1)).transpose(2, 3)                          # [B, S, K, D]
+        return self.expand(rows.permute(0, 2, 3, 1)).transpose(2, 3)  # [B, S, K, D]
 
 
 class GlobalNorm(nn.Module):
@@ -326,7 +337,7 @@ def overlap_add(segments: Tensor, frames: int) -> Tensor:
     """[B, S, K, D] -> [B, frames, D]: the inverse of `segment`, apart from a factor of two."""
     hop = segments.shape[2] // 2
     first, second = F.pad(segments[:, :, :hop], (0, 0, 0, 0, 0, 1)), F.pad(segments[:, :, hop:], (0, 0, 0, 0, 1, 0))
-    return (first + second).flatten(1, 2)[:, hop:hop + frames]
+    return (first + second).flatten(1, 2)[:, hop : hop + frames]
 
 
 def sinusoids(length: int, width: int, like: Tensor) -> Tensor:

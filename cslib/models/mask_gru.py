@@ -13,19 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.models.spectra import Enhancer, SpectralConfig, compressed_magnitude, recur
+from cslib.models.layers.spectra import Enhancer, SpectralConfig, compressed_magnitude, recur
 
 
 @dataclass
 class Config(SpectralConfig):
-    hidden: int = 100             # GRU units per direction; 24 trains on a CPU in minutes
-    layers: int = 2               # of the GRU
+    hidden: int = 100  # GRU units per direction; 24 trains on a CPU in minutes
+    layers: int = 2  # of the GRU
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hidden < 1 or self.layers < 1:
-            raise UserError(f"network.hidden {self.hidden} and network.layers {self.layers} are 1 or more; "
-                            "change the config")
+            raise UserError(
+                f"network.hidden {self.hidden} and network.layers {self.layers} are 1 or more; change the config"
+            )
 
 
 def build(config: Config) -> MaskGru:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.data.features import LogMel, SlidingMeanNorm
-from cslib.models.pooling import make_pooling
+from cslib.models.layers.features import LogMel, SlidingMeanNorm
+from cslib.models.layers.pooling import make_pooling
 
 
 @dataclass
@@ -102,9 +102,7 @@ class ConvNorm(nn.Sequential):
     """Convolution without bias, batch normalisation; padded so that only the stride changes the size."""
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs)
-        )
+        super().__init__(nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs))
         self.stride = stride
 
 
@@ -124,9 +122,7 @@ class BasicBlock(nn.Module):
         return masked(F.relu(self.second(y) + self.shortcut(x)), frames, stride)
 
 
-def _blocks(
-    channels: list[int], counts: list[int], block: Callable[[int, int, int], nn.Module]
-) -> list[nn.Module]:
+def _blocks(channels: list[int], counts: list[int], block: Callable[[int, int, int], nn.Module]) -> list[nn.Module]:
     blocks, inputs = [], channels[0]
     for stage, (width, count) in enumerate(zip(channels, counts, strict=True)):
         for index in range(count):

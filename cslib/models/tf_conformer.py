@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.models.spectra import (
+from cslib.models.layers.spectra import (
     COMPRESSION,
     MASK_LIMIT,
     Enhancer,
@@ -31,14 +31,14 @@ from cslib.models.spectra import (
 
 @dataclass
 class Config(SpectralConfig):
-    window: int = 400             # samples of the Hann window, a multiple of hop and of 4
-    hop: int = 100                # samples from one frame to the next
-    channels: int = 64            # C, width of everything; 16, with blocks 1 and hop 200, trains on a CPU
-    blocks: int = 2               # conformers along frames and along bands; CMGAN has 4
-    heads: int = 4                # of the attention
-    dense_layers: int = 4         # convolutions of encoder and decoders; each looks back twice as far as the one before
-    kernel: int = 31              # frames, or bands, that the convolution of a conformer spans; odd
-    dropout: float = 0.1          # inside the conformers; CMGAN has 0.2
+    window: int = 400  # samples of the Hann window, a multiple of hop and of 4
+    hop: int = 100  # samples from one frame to the next
+    channels: int = 64  # C, width of everything; 16, with blocks 1 and hop 200, trains on a CPU
+    blocks: int = 2  # conformers along frames and along bands; CMGAN has 4
+    heads: int = 4  # of the attention
+    dense_layers: int = 4  # convolutions of encoder and decoders; each looks back twice as far as the one before
+    kernel: int = 31  # frames, or bands, that the convolution of a conformer spans; odd
+    dropout: float = 0.1  # inside the conformers; CMGAN has 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,8 +46,10 @@ class Config(SpectralConfig):
             if getattr(self, name) < least:
                 raise UserError(f"network.{name}: {getattr(self, name)} will not do; give {least} or more")
         if self.channels % self.heads or self.kernel % 2 == 0 or not 0 <= self.dropout < 1:
-            raise UserError(f"network: heads {self.heads} divides channels {self.channels}, kernel {self.kernel} is "
-                            f"odd and dropout {self.dropout:g} is from 0 to below 1; change the config")
+            raise UserError(
+                f"network: heads {self.heads} divides channels {self.channels}, kernel {self.kernel} is "
+                f"odd and dropout {self.dropout:g} is from 0 to below 1; change the config"
+            )
 
 
 def build(config: Config) -> TfConformer:
@@ -61,22 +63,24 @@ class TfConformer(Enhancer):
         super().__init__(config)
         channels, layers = config.channels, config.dense_layers
         self.encoder = nn.Sequential(
-            ConvNorm(nn.Conv2d(3, channels, 1), channels), DenseBlock(channels, layers),
-            ConvNorm(nn.Conv2d(channels, channels, (1, 3), (1, 2), (0, 1)), channels))
+            ConvNorm(nn.Conv2d(3, channels, 1), channels),
+            DenseBlock(channels, layers),
+            ConvNorm(nn.Conv2d(channels, channels, (1, 3), (1, 2), (0, 1)), channels),
+        )
         self.band = nn.Parameter(0.02 * torch.randn((config.bands + 1) // 2, channels))
         self.blocks = nn.ModuleList(TfBlock(config) for _ in range(config.blocks))
         self.to_mask, self.to_residual = decoder(channels, layers, 1), decoder(channels, layers, 2)
         with torch.no_grad():  # a mask of one and little residual: learning starts near the noisy speech
-            self.to_mask[-1].bias.fill_(-math.log(MASK_LIMIT ** COMPRESSION - 1))
+            self.to_mask[-1].bias.fill_(-math.log(MASK_LIMIT**COMPRESSION - 1))
             self.to_residual[-1].weight.mul_(0.1)
             self.to_residual[-1].bias.zero_()
 
     def estimate(self, spectrum: Tensor, inside: Tensor | None) -> Tensor:
-        x = self.encoder(described(spectrum)).permute(0, 2, 3, 1) + self.band                 # [B, L, M, C]
+        x = self.encoder(described(spectrum)).permute(0, 2, 3, 1) + self.band  # [B, L, M, C]
         for block in self.blocks:
             x = block(x, inside)
         x = x.permute(0, 3, 1, 2)
-        mask = MASK_LIMIT ** COMPRESSION * torch.sigmoid(self.to_mask(x)[:, 0].float())
+        mask = MASK_LIMIT**COMPRESSION * torch.sigmoid(self.to_mask(x)[:, 0].float())
         residual = torch.view_as_complex(self.to_residual(x).float().permute(0, 2, 3, 1).contiguous())
         enhanced = expanded(mask * compressed(spectrum) + residual)
         # The residual could put sound where there was none.
@@ -88,7 +92,8 @@ def decoder(channels: int, layers: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         DenseBlock(channels, layers),
         ConvNorm(nn.ConvTranspose2d(channels, channels, (1, 3), (1, 2), (0, 1)), channels),
-        nn.Conv2d(channels, outputs, 1))
+        nn.Conv2d(channels, outputs, 1),
+    )
 
 
 class ConvNorm(nn.Sequential):
@@ -107,13 +112,16 @@ class DenseBlock(nn.Module):
     def __init__(self, channels: int, layers: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            ConvNorm(nn.Conv2d(channels * (depth + 1), channels, (2, 3), padding=(0, 1), dilation=(2 ** depth, 1)),
-                     channels) for depth in range(layers))
+            ConvNorm(
+                nn.Conv2d(channels * (depth + 1), channels, (2, 3), padding=(0, 1), dilation=(2**depth, 1)), channels
+            )
+            for depth in range(layers)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         seen = x
         for depth, layer in enumerate(self.layers):
-            x = layer(F.pad(seen, (0, 0, 2 ** depth, 0)))
+            x = layer(F.pad(seen, (0, 0, 2**depth, 0)))
             seen = torch.cat([x, seen], dim=1) if depth + 1 < len(self.layers) else x
         return x
 
@@ -128,7 +136,7 @@ class TfBlock(nn.Module):
     def forward(self, x: Tensor, inside: Tensor | None) -> Tensor:
         batch, frames, bands, _ = x.shape
         rows_inside = None if inside is None else inside.repeat_interleave(bands, 0)
-        rows = x.transpose(1, 2).flatten(0, 1)                                                # [B M, L, C]
+        rows = x.transpose(1, 2).flatten(0, 1)  # [B M, L, C]
         x = x + self.along(rows, rows_inside).unflatten(0, (batch, bands)).transpose(1, 2)
         return x + self.across(x.flatten(0, 1), None).unflatten(0, (batch, frames))
 
@@ -152,8 +160,14 @@ class Conformer(nn.Module):
 
 
 def feed_forward(channels: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Dropout(dropout),
-                         nn.Linear(4 * channels, channels), nn.Dropout(dropout))
+    return nn.Sequential(
+        nn.LayerNorm(channels),
+        nn.Linear(channels, 4 * channels),
+        nn.SiLU(),
+        nn.Dropout(dropout),
+        nn.Linear(4 * channels, channels),
+        nn.Dropout(dropout),
+    )
 
 
 class Attention(nn.Module):
@@ -168,7 +182,7 @@ class Attention(nn.Module):
         self.project, self.output = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
     def forward(self, rows: Tensor, inside: Tensor | None) -> Tensor:
-        projected = self.project(self.norm(rows)).unflatten(-1, (3, self.heads, -1))          # [R, S, 3, heads, -]
+        projected = self.project(self.norm(rows)).unflatten(-1, (3, self.heads, -1))  # [R, S, 3, heads, -]
         query, key, value = projected.permute(2, 0, 3, 1, 4)
         mask = None if inside is None else inside[:, None, None]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from cslib.config import UserError
-from cslib.data.augment import to_float
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.utterances import Utterances
+from cslib.datasets.augmentation import to_float
 
 BLOCK = 64  # parts that pass through the network at once
 SECONDS = 3.0  # of each part, at most; the beginning and the end of a recording
@@ -30,8 +30,10 @@ class Retrieval(nn.Module):
     def __init__(self, utterances: Utterances, count: int, seed: int) -> None:
         super().__init__()
         if count < 2 or 2 * count > len(utterances):
-            raise UserError(f"objective.held_out: {count:,} of {len(utterances):,} utterances will not do; give 0, or "
-                            "from 2 to half of them")
+            raise UserError(
+                f"objective.held_out: {count:,} of {len(utterances):,} utterances will not do; give 0, or "
+                "from 2 to half of them"
+            )
         # Items have seeds of two numbers, orders of passes have three, the last of them 1.
         self.rows = np.sort(np.random.default_rng([seed, 0, 2]).permutation(len(utterances))[:count])
         parts = torch.from_numpy(np.stack([_parts(utterances, row) for row in self.rows]))
@@ -43,8 +45,10 @@ class Retrieval(nn.Module):
         """Update `share`; the network [B, T] -> [B, E] is used in eval mode, and left in the mode it was in."""
         training = network.training
         network.eval()
-        first, second = (torch.cat([F.normalize(network(to_float(block)).float(), dim=-1)
-                                    for block in part.split(BLOCK)]) for part in self.parts.unbind(1))
+        first, second = (
+            torch.cat([F.normalize(network(to_float(block)).float(), dim=-1) for block in part.split(BLOCK)])
+            for part in self.parts.unbind(1)
+        )
         network.train(training)
         nearest = (first @ second.T).argmax(1)
         self.share.copy_((nearest == torch.arange(len(nearest), device=nearest.device)).float().mean())
@@ -55,4 +59,4 @@ def _parts(utterances: Utterances, row: int) -> np.ndarray:
     samples = utterances.read(int(row))
     size = round(SECONDS * SAMPLE_RATE)
     length = min(size, len(samples) // 2)
-    return np.stack([np.resize(samples[:length], size), np.resize(samples[len(samples) - length:], size)])
+    return np.stack([np.resize(samples[:length], size), np.resize(samples[len(samples) - length :], size)])

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from cslib.config import UserError
+from cslib.devices import device_named
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,7 @@ def start(device: str) -> Processes:
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device is auto, cpu or cuda, not {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no GPU can be used here; leave the option out to run on the CPU")
-    on_gpu = device != "cpu" and torch.cuda.is_available()
+    on_gpu = device_named(device).type == "cuda"
     where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(where)
@@ -42,21 +41,6 @@ def start(device: str) -> Processes:
         return Processes(0, 1, where)
     dist.init_process_group("nccl" if on_gpu else "gloo")
     return Processes(dist.get_rank(), dist.get_world_size(), where)
-
-
-def device_named(name: str) -> str:
-    """What a --device stands for where one process works alone: auto is a GPU when there is one, else the CPU.
-
-    Raises UserError when it names no device, or one that is not here.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):   # torch built without CUDA asserts
-        raise UserError(f"--device {name}: there is no such device here; leave the option out to take what there is") \
-            from None
-    return name
 
 
 def stop() -> None:

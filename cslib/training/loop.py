@@ -20,10 +20,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from cslib import checkpoints
 from cslib.config import UserError
 from cslib.files import progress
-from cslib.objectives import Losses, Objective
-from cslib.training import checkpoint
+from cslib.objectives.base import Losses, Objective
 from cslib.training.distributed import (
     Processes,
     average_running_statistics,
@@ -36,23 +36,23 @@ from cslib.training.distributed import (
 
 @dataclass
 class TrainingConfig:
-    steps: int = 100_000            # optimiser steps; the schedules span them
-    batch_size: int = 64            # items per step over all processes
-    optimiser: str = "adam"         # adam | adam_amsgrad | adamw | sgd
-    learning_rate: float = 1e-3     # peak
-    final_rate: float = 0.01        # share of the peak that is left at the end of the cosine; 1 = constant
-    warmup_steps: int = 0           # linear rise to the peak
-    weight_decay: float = 1e-6      # on matrices only
-    beta2: float = 0.999            # second moment of all but sgd; momentum is 0.9 for all
-    clip_norm: float = 5.0          # global gradient norm; 0 = no clipping
-    precision: str = "fp32"         # fp32 | bf16: what the networks compute in; losses stay in fp32
-    compile: bool = False           # torch.compile the networks: pays on long GPU runs
-    ema: float = 0.0                # decay per step of averaged weights to embed with; 0 = none
-    average_last: int = 1           # embed with the mean of this many last checkpoints; 1 = the last weights
-    checkpoint_every: int = 1000    # steps
-    keep_every: int = 0             # steps between checkpoints whose encoder is kept, encoder-*.pt; 0 = none
-    log_every: int = 20             # steps
-    workers: int = 2                # loader processes per training process; 0 = read in the training process
+    steps: int = 100_000  # optimiser steps; the schedules span them
+    batch_size: int = 64  # items per step over all processes
+    optimiser: str = "adam"  # adam | adam_amsgrad | adamw | sgd
+    learning_rate: float = 1e-3  # peak
+    final_rate: float = 0.01  # share of the peak that is left at the end of the cosine; 1 = constant
+    warmup_steps: int = 0  # linear rise to the peak
+    weight_decay: float = 1e-6  # on matrices only
+    beta2: float = 0.999  # second moment of all but sgd; momentum is 0.9 for all
+    clip_norm: float = 5.0  # global gradient norm; 0 = no clipping
+    precision: str = "fp32"  # fp32 | bf16: what the networks compute in; losses stay in fp32
+    compile: bool = False  # torch.compile the networks: pays on long GPU runs
+    ema: float = 0.0  # decay per step of averaged weights to embed with; 0 = none
+    average_last: int = 1  # embed with the mean of this many last checkpoints; 1 = the last weights
+    checkpoint_every: int = 1000  # steps
+    keep_every: int = 0  # steps between checkpoints whose encoder is kept, encoder-*.pt; 0 = none
+    log_every: int = 20  # steps
+    workers: int = 2  # loader processes per training process; 0 = read in the training process
 
     def __post_init__(self) -> None:
         optimisers = ("adam", "adam_amsgrad", "adamw", "sgd")
@@ -63,8 +63,12 @@ class TrainingConfig:
         for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "keep_every", "workers"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
         _require(0 <= self.ema < 1, "ema", self.ema, "0 or more and less than 1")
-        _require(self.keep_every % self.checkpoint_every == 0, "keep_every", self.keep_every,
-                 f"a multiple of checkpoint_every, {self.checkpoint_every}")
+        _require(
+            self.keep_every % self.checkpoint_every == 0,
+            "keep_every",
+            self.keep_every,
+            f"a multiple of checkpoint_every, {self.checkpoint_every}",
+        )
 
 
 def _require(good: bool, name: str, value: object, wanted: str) -> None:
@@ -80,15 +84,22 @@ class Trainer:
               default; what an option said then that has no effect on this run does not count
     """
 
-    def __init__(self, objective: Objective, config: TrainingConfig, folder: Path, identity: dict[str, Any],
-                 processes: Processes, seed: int, defaults: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        config: TrainingConfig,
+        folder: Path,
+        identity: dict[str, Any],
+        processes: Processes,
+        seed: int,
+        defaults: dict[str, Any] | None = None,
+    ) -> None:
         if config.batch_size % processes.count:
-            raise UserError(f"training.batch_size {config.batch_size} cannot be shared "
-                            f"by {processes.count} processes")
+            raise UserError(f"training.batch_size {config.batch_size} cannot be shared by {processes.count} processes")
         self.objective, self.config, self.identity, self.processes = objective, config, identity, processes
         self.defaults = defaults or {}
         self.folder, self.checkpoints = folder, folder / "checkpoints"
-        torch.manual_seed(seed + processes.rank)     # dropout differs between processes, weights do not
+        torch.manual_seed(seed + processes.rank)  # dropout differs between processes, weights do not
         objective.to(processes.device).train()
         synchronise_batch_norms(objective, processes)
         _require_two_for_batch_norm(objective, config.batch_size // processes.count)
@@ -97,21 +108,26 @@ class Trainer:
                 network.compile()
         self.module: nn.Module = objective
         if processes.count > 1:
-            self.module = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False,
-                                                              find_unused_parameters=True)
+            self.module = nn.parallel.DistributedDataParallel(
+                objective, broadcast_buffers=False, find_unused_parameters=True
+            )
         self.optimiser = _optimiser(objective, config)
-        self.ema = AveragedModel(objective.embedding_network(), multi_avg_fn=get_ema_multi_avg_fn(config.ema),
-                                 use_buffers=True) if config.ema else None
+        self.ema = (
+            AveragedModel(
+                objective.embedding_network(), multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
+            )
+            if config.ema
+            else None
+        )
         self.step, self._stop = 0, False
 
     def run(self) -> None:
         """Train to the last step, from wherever the folder's last checkpoint stands."""
         if self._finished():
-            print(f"{self.checkpoints / 'final.pt'} is there already, for the same config and data: "
-                  "nothing to train")
+            print(f"{self.checkpoints / 'final.pt'} is there already, for the same config and data: nothing to train")
             return
         self._resume()
-        before = signal.signal(signal.SIGTERM, self._stop_soon)   # what schedulers send before they kill
+        before = signal.signal(signal.SIGTERM, self._stop_soon)  # what schedulers send before they kill
         try:
             self._train()
         except BaseException as error:
@@ -134,8 +150,9 @@ class Trainer:
                 if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps or stop:
                     self._save()
                 if stop:
-                    raise UserError(f"stopped by a signal at step {self.step}, all of it saved; "
-                                    "the same command goes on from here")
+                    raise UserError(
+                        f"stopped by a signal at step {self.step}, all of it saved; the same command goes on from here"
+                    )
 
     def _train_step(self, batch: dict[str, Any]) -> tuple[Losses, Tensor]:
         objective, config = self.objective, self.config
@@ -143,8 +160,10 @@ class Trainer:
             group["lr"] = learning_rate(self.step, config) * group.get("rate_scale", 1.0)
         objective.step = self.step
         device = self.processes.device
-        batch = {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-                 for name, value in batch.items()}
+        batch = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             losses = self.module(batch)
         self.optimiser.zero_grad(set_to_none=True)
@@ -162,22 +181,33 @@ class Trainer:
     def _batches(self) -> Iterator[dict[str, Any]]:
         """This process's share of every global batch from the current step on; items go by number."""
         share = self.config.batch_size // self.processes.count
-        first = [step * self.config.batch_size + self.processes.rank * share
-                 for step in range(self.step, self.config.steps)]
-        loader = DataLoader(self.objective.dataset, batch_sampler=_Ranges(first, share),
-                            num_workers=self.config.workers, pin_memory=self.processes.device.type == "cuda",
-                            worker_init_fn=_start_worker, prefetch_factor=4 if self.config.workers else None,
-                            # One of its own: taking a seed from the global one would change the dropout.
-                            generator=torch.Generator())
+        first = [
+            step * self.config.batch_size + self.processes.rank * share for step in range(self.step, self.config.steps)
+        ]
+        loader = DataLoader(
+            self.objective.dataset,
+            batch_sampler=_Ranges(first, share),
+            num_workers=self.config.workers,
+            pin_memory=self.processes.device.type == "cuda",
+            worker_init_fn=_start_worker,
+            prefetch_factor=4 if self.config.workers else None,
+            # One of its own: taking a seed from the global one would change the dropout.
+            generator=torch.Generator(),
+        )
         return iter(loader)
 
     def _state(self) -> dict[str, Any]:
         generators = {"cpu": torch.get_rng_state()}
         if self.processes.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.processes.device)
-        return {"step": self.step, "identity": self.identity, "model": self.objective.state_dict(),
-                "optimiser": self.optimiser.state_dict(), "generators": collect(generators),
-                "ema": self.ema.state_dict() if self.ema is not None else None}
+        return {
+            "step": self.step,
+            "identity": self.identity,
+            "model": self.objective.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generators": collect(generators),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+        }
 
     def _save(self) -> None:
         for module in (self.objective, self.ema):
@@ -185,9 +215,9 @@ class Trainer:
                 average_running_statistics(module)
         state = self._state()
         if self.processes.first:
-            checkpoint.save(checkpoint.numbered_path(self.checkpoints, self.step), state)
-            saved = checkpoint.numbered(self.checkpoints)
-            for old in set(saved) - {*self._regular()[-max(2, self.config.average_last):], saved[-1]}:
+            checkpoints.save(checkpoints.numbered_path(self.checkpoints, self.step), state)
+            saved = checkpoints.numbered(self.checkpoints)
+            for old in set(saved) - {*self._regular()[-max(2, self.config.average_last) :], saved[-1]}:
                 old.unlink()
         wait()
         if self.config.keep_every and self.step % self.config.keep_every == 0:
@@ -195,20 +225,25 @@ class Trainer:
 
     def _regular(self) -> list[Path]:
         """Checkpoints, oldest first, without those that a signal made: final weights do not depend on it."""
-        steps = {path: checkpoint.step_of(path) for path in checkpoint.numbered(self.checkpoints)}
-        return [path for path, step in steps.items()
-                if step % self.config.checkpoint_every == 0 or step == self.config.steps]
+        steps = {path: checkpoints.step_of(path) for path in checkpoints.numbered(self.checkpoints)}
+        return [
+            path
+            for path, step in steps.items()
+            if step % self.config.checkpoint_every == 0 or step == self.config.steps
+        ]
 
     def _resume(self) -> None:
-        paths = checkpoint.numbered(self.checkpoints)
+        paths = checkpoints.numbered(self.checkpoints)
         if not paths:
             return
-        state = checkpoint.load(paths[-1])
+        state = checkpoints.load(paths[-1])
         if self._is_another(state["identity"]):
             return
         if len(state["generators"]) != self.processes.count:
-            raise UserError(f"{paths[-1]}: made by {len(state['generators'])} processes, now there are "
-                            f"{self.processes.count}; continue with as many, or choose another --exp")
+            raise UserError(
+                f"{paths[-1]}: made by {len(state['generators'])} processes, now there are "
+                f"{self.processes.count}; continue with as many, or choose another --exp"
+            )
         self.step = state["step"]
         self.objective.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -225,7 +260,7 @@ class Trainer:
         final = self.checkpoints / "final.pt"
         if not final.exists():
             return False
-        found = checkpoint.load(final)["identity"]
+        found = checkpoints.load(final)["identity"]
         wait()
         return not self._is_another(found)
 
@@ -252,26 +287,32 @@ class Trainer:
 
     def _keep(self) -> None:
         """The encoder as it is now, as in final.pt: for learning curves, and as a worse network than the last one."""
-        self._save_encoder(checkpoint.kept_path(self.checkpoints, self.step), lambda: checkpoint.encoder_state(
-            self.ema.module if self.ema is not None else self.objective.embedding_network()))
+        self._save_encoder(
+            checkpoints.kept_path(self.checkpoints, self.step),
+            lambda: checkpoints.encoder_state(
+                self.ema.module if self.ema is not None else self.objective.embedding_network()
+            ),
+        )
 
     def _finish(self) -> None:
         self._save_encoder(self.checkpoints / "final.pt", self._final_encoder)
 
     def _save_encoder(self, path: Path, encoder: Callable[[], dict[str, Tensor]]) -> None:
         if self.processes.first:
-            checkpoint.save(path, {"config": self.identity["config"], "identity": self.identity, "step": self.step,
-                                   "encoder": encoder()})
+            checkpoints.save(
+                path,
+                {"config": self.identity["config"], "identity": self.identity, "step": self.step, "encoder": encoder()},
+            )
         wait()
 
     def _final_encoder(self) -> dict[str, Tensor]:
         if self.ema is not None:
-            return checkpoint.encoder_state(self.ema.module)
+            return checkpoints.encoder_state(self.ema.module)
         states = []
-        for path in self._regular()[-self.config.average_last:]:
-            self.objective.load_state_dict(checkpoint.load(path)["model"])
-            states.append(checkpoint.encoder_state(self.objective.embedding_network()))
-        return checkpoint.mean_state(states)
+        for path in self._regular()[-self.config.average_last :]:
+            self.objective.load_state_dict(checkpoints.load(path)["model"])
+            states.append(checkpoints.encoder_state(self.objective.embedding_network()))
+        return checkpoints.mean_state(states)
 
     def _stop_soon(self, *_: object) -> None:
         self._stop = True
@@ -284,9 +325,11 @@ class Trainer:
 
     def _non_finite(self, batch: dict[str, Any]) -> str:
         names = " ".join(batch.get("ids", []))
-        return (f"the loss or its gradient is not finite at step {self.step + 1}; "
-                f"the batch held: {names[:2000]}; the last good checkpoint is kept; "
-                "lower training.learning_rate or training.clip_norm, or use precision fp32")
+        return (
+            f"the loss or its gradient is not finite at step {self.step + 1}; "
+            f"the batch held: {names[:2000]}; the last good checkpoint is kept; "
+            "lower training.learning_rate or training.clip_norm, or use precision fp32"
+        )
 
 
 class _Log:
@@ -295,8 +338,14 @@ class _Log:
     warning  of the objective, from those means; one that stays is shown once
     """
 
-    def __init__(self, folder: Path, config: TrainingConfig, processes: Processes, start: int,
-                 warning: Callable[[dict[str, float]], str | None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainingConfig,
+        processes: Processes,
+        start: int,
+        warning: Callable[[dict[str, float]], str | None],
+    ) -> None:
         self.folder, self.config, self.processes, self.start = folder, config, processes, start
         self.warning, self._warned = warning, False
         self._forget()
@@ -327,8 +376,7 @@ class _Log:
         return batch
 
     def add(self, step: int, losses: Losses, norm: Tensor, rate: float) -> None:
-        values = {"loss": losses.total.detach(), **losses.parts, **losses.health,
-                  "gradient_norm": norm.detach()}
+        values = {"loss": losses.total.detach(), **losses.parts, **losses.health, "gradient_norm": norm.detach()}
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + torch.as_tensor(value, dtype=torch.float32)
         self.count += 1
@@ -346,17 +394,19 @@ class _Log:
         seconds = time.perf_counter() - self.began
         line = dict(zip(self.sums, means.tolist(), strict=True))
         self._warn(step, self.warning(line))
-        line |= {"learning_rate": rate, "data_seconds": self.data_seconds / self.count,
-                 "compute_seconds": (seconds - self.data_seconds) / self.count,
-                 "items_per_second": self.count * self.config.batch_size / seconds,
-                 "memory_gb": _memory_gb(self.processes.device)}
+        line |= {
+            "learning_rate": rate,
+            "data_seconds": self.data_seconds / self.count,
+            "compute_seconds": (seconds - self.data_seconds) / self.count,
+            "items_per_second": self.count * self.config.batch_size / seconds,
+            "memory_gb": _memory_gb(self.processes.device),
+        }
         rounded = {name: float(f"{value:.6g}") for name, value in line.items()}
         self.file.write(json.dumps({"step": step, **rounded}) + "\n")
         self.file.flush()
         for name, value in line.items():
             self.board.add_scalar(name, value, step)
-        self.bar.set_postfix_str(f"loss {line['loss']:.3f}, {line['items_per_second']:.0f} items/s",
-                                 refresh=False)
+        self.bar.set_postfix_str(f"loss {line['loss']:.3f}, {line['items_per_second']:.0f} items/s", refresh=False)
 
     def _warn(self, step: int, told: str | None) -> None:
         if told and not self._warned:
@@ -393,8 +443,10 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 def _require_two_for_batch_norm(objective: Objective, share: int) -> None:
     """Over a single vector there is no variance, and torch's message names no option. (2-d norms have frames.)"""
     if share < 2 and any(isinstance(module, nn.BatchNorm1d) for module in objective.modules()):
-        raise UserError("training.batch_size: one item per process is too few for the batch norm of this network; "
-                        "give two or more per process, or a network without one")
+        raise UserError(
+            "training.batch_size: one item per process is too few for the batch norm of this network; "
+            "give two or more per process, or a network without one"
+        )
 
 
 def _optimiser(objective: Objective, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -433,8 +485,11 @@ def _difference(old: Any, new: Any, name: str = "") -> str:
 def _drop_lines_after(path: Path, step: int) -> None:
     """Lines that a killed run wrote after the checkpoint it continues from would stand there twice."""
     if path.exists():
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-                if line.endswith("\n") and json.loads(line)["step"] <= step]
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["step"] <= step
+        ]
         path.write_text("".join(kept), encoding="utf-8")
 
 
@@ -447,4 +502,4 @@ def _memory_gb(device: torch.device) -> float:
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)    # it goes to all of a job; the training ends them
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it goes to all of a job; the training ends them

@@ -7,8 +7,8 @@ import pytest
 
 from cslib.commands import embed
 from cslib.config import UserError
-from cslib.embeddings import read_embeddings
-from cslib.recordings import RecordingConfig, embed_recording
+from cslib.data.embeddings import read_embeddings
+from cslib.inference.recordings import RecordingConfig, embed_recording
 from tests.commands.tiny import call, noise, record, save
 
 
@@ -78,9 +78,11 @@ def test_windows_and_least_speech_can_be_chosen(folder, capsys):
 
 def test_mistakes_are_told_before_anything_is_embedded(folder, capsys):
     save(folder / "enhancer.pt", "mask_gru")
-    for words, told in ((["a.wav", "--out", "x.txt"], "ends in .npz or .ark"),
-                        (["a.wav", "a.wav"], "named twice"),
-                        (["a.wav", "--checkpoint", "enhancer.pt"], "MaskGru, makes no embeddings")):
+    for words, told in (
+        (["a.wav", "--out", "x.txt"], "ends in .npz or .ark"),
+        (["a.wav", "a.wav"], "named twice"),
+        (["a.wav", "--checkpoint", "enhancer.pt"], "MaskGru, makes no embeddings"),
+    ):
         with pytest.raises(UserError, match=told):
             call(embed, "--device", "cpu", "--checkpoint", "run/checkpoints/final.pt", *words)
     assert capsys.readouterr().out == ""
@@ -103,11 +105,19 @@ def test_a_recording_may_be_called_like_an_argument_of_numpy(folder):
 def test_what_could_not_be_written_is_told_before_anything_is_embedded(folder, capsys):
     (folder / "taken.npz").mkdir()
     (folder / "taken.scp").mkdir()
-    for words, told in ((["a.wav", "--out", "taken.npz"], "taken.npz: is a folder"),
-                        (["a.wav", "--out", "taken.ark"], "taken.scp: is a folder"),
-                        (["a.wav", "--out", "a.wav/x.npz"], "a.wav is no folder that you may write to"),
-                        ([b"\xff.wav".decode("utf-8", "surrogateescape")], "not valid UTF-8")):
+    for words, told in (
+        (["a.wav", "--out", "taken.npz"], "taken.npz: is a folder"),
+        (["a.wav", "--out", "taken.ark"], "taken.scp: is a folder"),
+        (["a.wav", "--out", "a.wav/x.npz"], "a.wav is no folder that you may write to"),
+        ([b"\xff.wav".decode("utf-8", "surrogateescape")], "not valid UTF-8"),
+    ):
         with pytest.raises(UserError, match=told):
-            embed.main(embed.Options(files=list(map(Path, words[:1])), checkpoint=Path("run/checkpoints/final.pt"),
-                                     out=Path(words[2]) if words[1:] else None, device="cpu"))
+            embed.main(
+                embed.Options(
+                    files=list(map(Path, words[:1])),
+                    checkpoint=Path("run/checkpoints/final.pt"),
+                    out=Path(words[2]) if words[1:] else None,
+                    device="cpu",
+                )
+            )
     assert capsys.readouterr().out == ""

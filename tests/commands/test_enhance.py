@@ -24,10 +24,16 @@ def test_files_and_folders_of_any_kind_go_into_one_folder(folder, capsys):
     record(folder / "two/b.flac", noise(0.3))
     record(folder / "two/sub/c.ogg", noise(0.5, rate=44100, channels=2), 44100)
     run("one/a.wav", "two")
-    made = {str(path.relative_to(folder / "out")): soundfile.info(path) for path in (folder / "out").rglob("*.*")
-            if path.suffix != ".json"}
-    assert {name: (info.format, info.frames) for name, info in made.items()} == \
-        {"a.wav": ("WAV", 4800), "b.flac": ("FLAC", 4800), "sub/c.wav": ("WAV", RATE // 2)}
+    made = {
+        str(path.relative_to(folder / "out")): soundfile.info(path)
+        for path in (folder / "out").rglob("*.*")
+        if path.suffix != ".json"
+    }
+    assert {name: (info.format, info.frames) for name, info in made.items()} == {
+        "a.wav": ("WAV", 4800),
+        "b.flac": ("FLAC", 4800),
+        "sub/c.wav": ("WAV", RATE // 2),
+    }
     printed = capsys.readouterr().out
     assert "3 of 3 recordings to enhance" in printed and "real-time factor" in printed
     run("one/a.wav", "two")

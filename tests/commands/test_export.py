@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from cslib import export as graphs
 from cslib.commands import export
 from cslib.config import UserError
-from cslib.data.features import LogMel
-from cslib.export import ConvolvedLogMel, ProductFourier, exportable, recording
+from cslib.inference import export as graphs
+from cslib.inference.export import ConvolvedLogMel, ProductFourier, exportable, recording
 from cslib.models import galr
-from cslib.models.filterbanks import FourierFilterbank
+from cslib.models.layers.features import LogMel
+from cslib.models.layers.filterbanks import FourierFilterbank
 from tests.commands.tiny import MASKED, build, call, save
 
 SEPARATING = {"galr": None, "masked galr": MASKED}
@@ -19,7 +19,7 @@ SEPARATING = {"galr": None, "masked galr": MASKED}
 @pytest.mark.parametrize("samples", [4000, 8131])
 def test_convolved_features_are_the_features(snip_edges, samples):
     features = LogMel(24, snip_edges=snip_edges)
-    audio = recording(2, samples / 16000) + 0.02            # with an offset, which every frame loses
+    audio = recording(2, samples / 16000) + 0.02  # with an offset, which every frame loses
     torch.testing.assert_close(ConvolvedLogMel(features)(audio), features(audio), atol=2e-4, rtol=0)
 
 
@@ -29,18 +29,20 @@ def test_products_are_the_fourier_filterbank():
     (magnitudes, spectrum), (found, parts) = complex_one.analyse(audio), real_one.analyse(audio)
     torch.testing.assert_close(found, magnitudes, atol=1e-5, rtol=1e-4)
     masks = torch.rand(*magnitudes.shape[:2], 3, magnitudes.shape[2], generator=generator)
-    torch.testing.assert_close(real_one.synthesise(masks, parts), complex_one.synthesise(masks, spectrum), atol=1e-5,
-                               rtol=1e-4)
+    torch.testing.assert_close(
+        real_one.synthesise(masks, parts), complex_one.synthesise(masks, spectrum), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_energies_by_elimination_are_those_by_the_solver(count):
     streams = torch.randn(4, count, 500, generator=torch.Generator().manual_seed(count))
-    streams[0, -1] = streams[0, 0]                          # copies are solvable, and so is silence
+    streams[0, -1] = streams[0, 0]  # copies are solvable, and so is silence
     streams[1, -1] = 0
     mixture = streams.sum(1) + 0.1
-    torch.testing.assert_close(graphs.fitted_energy(streams, mixture, count), galr.fitted_energy(streams, mixture),
-                               rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(
+        graphs.fitted_energy(streams, mixture, count), galr.fitted_energy(streams, mixture), rtol=1e-2, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet", "res2net", "ecapa", *SEPARATING])
@@ -71,7 +73,7 @@ def test_exported_graph_is_the_network_for_any_length_and_batch(name, kind, tmp_
         shape = onnx.load(out).graph.output[0].type.tensor_type.shape.dim
         assert (shape[0].dim_param, shape[1].dim_value) == ("batch", 8)
     graph = {"pt": graphs.open_torchscript, "onnx": graphs.open_onnx}[kind](out)
-    for batch, seconds in ((1, 0.61), (5, 2.3), (2, 6.01), (1, 2.3023), (1, 1.0069)):   # frames end in several ways
+    for batch, seconds in ((1, 0.61), (5, 2.3), (2, 6.01), (1, 2.3023), (1, 1.0069)):  # frames end in several ways
         audio = recording(batch, seconds) * 3
         found = graph(audio)
         with torch.inference_mode():
@@ -115,9 +117,11 @@ def test_mistakes_are_one_sentence(tmp_path):
     save(tmp_path / "final.pt", "resnet")
     save(tmp_path / "enhancer.pt", "mask_gru")
     before = (tmp_path / "final.pt").read_bytes()
-    for checkpoint, out, told in (("final.pt", "model.bin", "ends in .onnx or .pt"),
-                                  ("final.pt", "final.pt", "that is the checkpoint"),
-                                  ("enhancer.pt", "model.pt", "MaskGru, makes no embeddings")):
+    for checkpoint, out, told in (
+        ("final.pt", "model.bin", "ends in .onnx or .pt"),
+        ("final.pt", "final.pt", "that is the checkpoint"),
+        ("enhancer.pt", "model.pt", "MaskGru, makes no embeddings"),
+    ):
         with pytest.raises(UserError, match=told):
             call(export, tmp_path / checkpoint, "--out", tmp_path / out)
     assert (tmp_path / "final.pt").read_bytes() == before and not (tmp_path / "model.pt").exists()

@@ -3,18 +3,25 @@
 import pytest
 import torch
 
+from cslib.checkpoints import digest
 from cslib.commands import info
 from cslib.config import UserError
-from cslib.scoring.calibration import Calibration
-from cslib.training.checkpoint import digest
+from cslib.evaluation.calibration import Calibration
 from tests.commands.tiny import NETWORKS, build, call, save
 
 CONFIG = {
-    "seed": 3, "augment": {"reverb_p": 0.25}, "training": {"steps": 1500, "batch_size": 32, "learning_rate": 0.005},
+    "seed": 3,
+    "augment": {"reverb_p": 0.25},
+    "training": {"steps": 1500, "batch_size": 32, "learning_rate": 0.005},
     "objective": {"name": "dino", "prototypes": 128, "views": {"long_crops": 7}},
 }
-INPUTS = {"utterances": "1d2630fbe9bc8bd98ca5", "count": 1000, "noise": {"babble": "0a", "rooms": "0b"},
-          "labels": None, "start_from": "ffee00112233445566"}
+INPUTS = {
+    "utterances": "1d2630fbe9bc8bd98ca5",
+    "count": 1000,
+    "noise": {"babble": "0a", "rooms": "0b"},
+    "labels": None,
+    "start_from": "ffee00112233445566",
+}
 
 
 def told(capsys, path):
@@ -35,22 +42,31 @@ def test_everything_that_a_checkpoint_knows_of_itself(final, capsys):
     lines = told(capsys, final)
     assert lines["kind"] == "speaker encoder: speech to a vector of 8 numbers"
     parameters = sum(p.numel() for p in build("resnet").parameters())
-    assert lines["network"] == ("resnet with num_mels 24, channels [4, 6], blocks [1, 1], stem_stride 2, "
-                                f"embedding_size 8; {parameters:,} parameters")
+    assert lines["network"] == (
+        "resnet with num_mels 24, channels [4, 6], blocks [1, 1], stem_stride 2, "
+        f"embedding_size 8; {parameters:,} parameters"
+    )
     assert lines["method"] == "dino with prototypes 128, views.long_crops 7"
     assert lines["training"] == "step 1,500 of 1,500, batches of 32, learning_rate 0.005, seed 3"
     assert lines["augment"] == "reverb_p 0.25"
-    assert lines["data"] == ("1,000 recordings; utterances of digest 1d2630fbe9bc; noise: babble, rooms; "
-                             "start_from of digest ffee00112233")
+    assert lines["data"] == (
+        "1,000 recordings; utterances of digest 1d2630fbe9bc; noise: babble, rooms; start_from of digest ffee00112233"
+    )
     assert lines["file"].endswith(f"digest {digest(final)}")
     assert lines["threshold"].startswith("none; local/calibrate.py")
 
 
 def test_threshold_is_told_where_there_is_one_of_this_checkpoint(final, capsys):
-    for known, expected in ((digest(final), "0.41; 0.55 is reached by 1 % of the pairs across clusters; from 1,000 "
-                             "recordings in 96 clusters"), ("0" * 12, "made for another checkpoint")):
+    for known, expected in (
+        (
+            digest(final),
+            "0.41; 0.55 is reached by 1 % of the pairs across clusters; from 1,000 recordings in 96 clusters",
+        ),
+        ("0" * 12, "made for another checkpoint"),
+    ):
         Calibration(known, 12.0, -5.0, 0.41, 0.1, 0.1, 0.55, 0.3, 100, 1000, 96, 0).write(
-            final.parents[1] / "calibration.json")
+            final.parents[1] / "calibration.json"
+        )
         assert expected in told(capsys, final)["threshold"]
 
 
@@ -72,11 +88,16 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path):
     (tmp_path / "a.pt").write_text("hello")
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "b.pt")
     torch.save([1, 2], tmp_path / "c.pt")
-    torch.save({"config": {"network": {"name": "resnet", **NETWORKS["resnet"], "colour": 1}}, "encoder": {}},
-               tmp_path / "d.pt")
-    for name, message in (("a", "not a checkpoint of this project"), ("b", "not a checkpoint of this project"),
-                          ("c", "not a checkpoint of this project"), ("d", "d.pt: there is no option colour"),
-                          ("e", "there is no such checkpoint")):
+    torch.save(
+        {"config": {"network": {"name": "resnet", **NETWORKS["resnet"], "colour": 1}}, "encoder": {}}, tmp_path / "d.pt"
+    )
+    for name, message in (
+        ("a", "not a checkpoint of this project"),
+        ("b", "not a checkpoint of this project"),
+        ("c", "not a checkpoint of this project"),
+        ("d", "d.pt: there is no option colour"),
+        ("e", "there is no such checkpoint"),
+    ):
         with pytest.raises(UserError, match=message) as error:
             call(info, tmp_path / f"{name}.pt")
         assert "\n" not in str(error.value)

@@ -36,16 +36,19 @@ def test_help_teaches_with_an_example(monkeypatch, capsys, command):
     program.run(lambda parsed: None, options, example)
 
 
-@pytest.mark.parametrize("words, told", [
-    (["embd"], "there is no command 'embd'; there are: embed, enhance, export, info, verify"),
-    (["info"], "checkpoint"),
-    (["embed", "--checkpoint", "c.pt"], "files"),
-    (["verify", "a.wav", "--checkpoint", "c.pt"], "other"),
-    (["info", "none.pt"], "none.pt: there is no such checkpoint"),
-    (["embed", "a.wav", "--checkpoint", "c.pt", "--loud", "1"], "loud"),
-    (["verify", "a.wav", "b.wav", "c.wav", "--checkpoint", "c.pt"], "one word too many: c.wav"),
-    (["embed", "a.wav", "--checkpoint", "c.pt", "--min-speech", "-3"], "--min-speech -3: give 0 or more"),
-])
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["embd"], "there is no command 'embd'; there are: embed, enhance, export, info, verify"),
+        (["info"], "checkpoint"),
+        (["embed", "--checkpoint", "c.pt"], "files"),
+        (["verify", "a.wav", "--checkpoint", "c.pt"], "other"),
+        (["info", "none.pt"], "none.pt: there is no such checkpoint"),
+        (["embed", "a.wav", "--checkpoint", "c.pt", "--loud", "1"], "loud"),
+        (["verify", "a.wav", "b.wav", "c.wav", "--checkpoint", "c.pt"], "one word too many: c.wav"),
+        (["embed", "a.wav", "--checkpoint", "c.pt", "--min-speech", "-3"], "--min-speech -3: give 0 or more"),
+    ],
+)
 def test_a_slip_is_one_sentence(monkeypatch, words, told):
     with pytest.raises(SystemExit) as end:
         run(monkeypatch, *words)

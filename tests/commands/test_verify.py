@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from cslib.checkpoints import digest
 from cslib.commands import verify
 from cslib.config import UserError
-from cslib.scoring.calibration import Calibration
-from cslib.training.checkpoint import digest
+from cslib.evaluation.calibration import Calibration
 from tests.commands.tiny import call, noise, record, save
 
 
@@ -22,8 +22,20 @@ def folder(tmp_path, monkeypatch):
 
 
 def calibration(folder, threshold, strict, slope=10.0):
-    return Calibration(digest(folder / "run/checkpoints/final.pt"), slope, -slope * threshold, threshold, 0.1, 0.1,
-                       strict, 0.3, 100, 50, 5, 0)
+    return Calibration(
+        digest(folder / "run/checkpoints/final.pt"),
+        slope,
+        -slope * threshold,
+        threshold,
+        0.1,
+        0.1,
+        strict,
+        0.3,
+        100,
+        50,
+        5,
+        0,
+    )
 
 
 def answer(capsys, one, other, *more):
@@ -86,9 +98,15 @@ def test_without_speech_there_is_no_answer(folder, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("ratio, words", [
-    (0.0, "1.0 times likelier"), (math.log(25), "25 times likelier"), (-math.log(2.5), "2.5 times less likely"),
-    (800.0, "more than 1,000 times likelier"), (-800.0, "more than 1,000 times less likely"),
-])
+@pytest.mark.parametrize(
+    "ratio, words",
+    [
+        (0.0, "1.0 times likelier"),
+        (math.log(25), "25 times likelier"),
+        (-math.log(2.5), "2.5 times less likely"),
+        (800.0, "more than 1,000 times likelier"),
+        (-800.0, "more than 1,000 times less likely"),
+    ],
+)
 def test_ratios_in_words(ratio, words):
     assert verify.odds(ratio) == words

@@ -4,21 +4,28 @@ import numpy as np
 import pytest
 
 from cslib.config import UserError
-from cslib.data.class_preparation import compare_counts
+from cslib.corpora.class_preparation import compare_counts
 from cslib.data.classes import ClassTable, Labelled, deal_speakers
 
 
 def rows(folds, per_speaker=4, speakers=2):
     """Utterances of `speakers` speakers in each of the folds, of two classes in turn."""
-    return [Labelled(f"{fold}-{speaker}-{n}", "ab"[n % 2], f"{fold}-{speaker}", fold)
-            for fold in folds for speaker in range(speakers) for n in range(per_speaker)]
+    return [
+        Labelled(f"{fold}-{speaker}-{n}", "ab"[n % 2], f"{fold}-{speaker}", fold)
+        for fold in folds
+        for speaker in range(speakers)
+        for n in range(per_speaker)
+    ]
 
 
 CROSS_VALIDATION = ClassTable.of(rows(["fold1", "fold2", "fold3"]))
 PUBLISHED = ClassTable.of(rows(["train", "development", "test1"]))
-TABLES = {"cross-validation": CROSS_VALIDATION, "published": PUBLISHED,
-          "two folds": ClassTable.of(rows(["fold1", "fold2"], speakers=6)),
-          "without development": ClassTable.of(rows(["train", "test1"], speakers=3))}
+TABLES = {
+    "cross-validation": CROSS_VALIDATION,
+    "published": PUBLISHED,
+    "two folds": ClassTable.of(rows(["fold1", "fold2"], speakers=6)),
+    "without development": ClassTable.of(rows(["train", "test1"], speakers=3)),
+}
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
@@ -58,11 +65,14 @@ def test_speaker_in_two_folds_is_refused():
         ClassTable.of([*rows(["fold1", "fold2"]), Labelled("u", "a", "fold1-0", "fold2")])
 
 
-@pytest.mark.parametrize("bad, sentence", [
-    ([Labelled("u", "a", "s", "fold1"), Labelled("v", "a", "t", "fold2")], "2 utterances are of one class"),
-    (rows(["fold1"]), "there is no fold to test on"),
-    (rows(["train", "development"]), "there is no fold to test on"),
-])
+@pytest.mark.parametrize(
+    "bad, sentence",
+    [
+        ([Labelled("u", "a", "s", "fold1"), Labelled("v", "a", "t", "fold2")], "2 utterances are of one class"),
+        (rows(["fold1"]), "there is no fold to test on"),
+        (rows(["train", "development"]), "there is no fold to test on"),
+    ],
+)
 def test_table_of_which_nothing_can_be_learnt_is_refused(bad, sentence):
     with pytest.raises(UserError, match=sentence):
         ClassTable.of(bad)
@@ -88,12 +98,18 @@ def test_table_reads_back_and_is_left_alone_when_it_says_the_same(tmp_path):
     assert path.stat().st_ino != before
 
 
-@pytest.mark.parametrize("text, sentence", [
-    ("utterance\tclass\tspeaker\nu\ta\ts\n", "does not name the columns utterance and fold"),
-    ("utterance\tclass\tspeaker\tfold\nu\ta\ts\n", "line 2 is not"),
-    ("utterance\tclass\tspeaker\tfold\nu\ta\ts\tfold1\nu\tb\tt\tfold2\n", "u comes twice"),
-    ("utterance\tclass\tspeaker\tfold\nu\ta\ts\tfold1\nv\tb\ts\tfold2\n", "emotions.tsv: speaker s is in the folds"),
-])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("utterance\tclass\tspeaker\nu\ta\ts\n", "does not name the columns utterance and fold"),
+        ("utterance\tclass\tspeaker\tfold\nu\ta\ts\n", "line 2 is not"),
+        ("utterance\tclass\tspeaker\tfold\nu\ta\ts\tfold1\nu\tb\tt\tfold2\n", "u comes twice"),
+        (
+            "utterance\tclass\tspeaker\tfold\nu\ta\ts\tfold1\nv\tb\ts\tfold2\n",
+            "emotions.tsv: speaker s is in the folds",
+        ),
+    ],
+)
 def test_damaged_table_is_one_sentence(tmp_path, text, sentence):
     (tmp_path / "emotions.tsv").write_text(text)
     with pytest.raises(UserError, match=sentence):
@@ -106,7 +122,7 @@ def test_speakers_are_dealt_evenly_and_always_alike():
     assert fold_of == deal_speakers(reversed(speakers), 3)
     assert set(fold_of.values()) == {"fold1", "fold2", "fold3"}
     sizes = np.unique([fold_of[speaker] for speaker in speakers], return_counts=True)[1]
-    assert sizes.max() - sizes.min() <= 20       # of 280; the largest speaker has 70
+    assert sizes.max() - sizes.min() <= 20  # of 280; the largest speaker has 70
     for count in (1, 8):
         with pytest.raises(UserError, match=f"folds: {count} will not do for 7 speakers"):
             deal_speakers(speakers, count)
@@ -116,8 +132,12 @@ def test_speakers_are_dealt_evenly_and_always_alike():
 
 def test_counts_name_every_class_and_fold():
     lines = [line.split() for line in CROSS_VALIDATION.counts().splitlines()]
-    assert lines == [["class", "fold1", "fold2", "fold3", "all"], ["a", "4", "4", "4", "12"],
-                     ["b", "4", "4", "4", "12"], ["(speakers)", "2", "2", "2", "6"]]
+    assert lines == [
+        ["class", "fold1", "fold2", "fold3", "all"],
+        ["a", "4", "4", "4", "12"],
+        ["b", "4", "4", "4", "12"],
+        ["(speakers)", "2", "2", "2", "6"],
+    ]
 
 
 def test_other_counts_than_published_are_told(capsys):

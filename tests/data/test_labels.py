@@ -24,7 +24,7 @@ def test_labels_follow_the_set_and_are_numbered_without_gaps(tmp_path, utterance
     path = write(tmp_path, "utterance\tlabel\nd\t70\na\t5\nz\t9\nb\t70\nc\t-1\n")
     labels = read_labels(path, utterances)
     assert labels.dtype == np.int64
-    assert labels[1] == labels[3] and sorted({labels[0], labels[1]}) == [0, 1]      # 9 is of another set
+    assert labels[1] == labels[3] and sorted({labels[0], labels[1]}) == [0, 1]  # 9 is of another set
     assert labels[2] == labels[4] == -1
 
 
@@ -35,12 +35,12 @@ def test_written_labels_read_back(tmp_path, utterances):
 
 
 def test_speakers_with_more_columns_serve_as_labels_where_asked_for(tmp_path, utterances):
-    path = write(tmp_path, "utterance\tspeaker\tsex\na\tzoë\tf\nb\t\"ann\tf\nc\tzoë\tf\nd\t-\tf\ne\tann\tf\n")
+    path = write(tmp_path, 'utterance\tspeaker\tsex\na\tzoë\tf\nb\t"ann\tf\nc\tzoë\tf\nd\t-\tf\ne\tann\tf\n')
     labels = read_labels(path, utterances, "speaker")
     assert labels[0] == labels[2] and len(set(labels)) == 4
     assert list(read_column(path, "speaker"))[1] == ("b", '"ann')
     with pytest.raises(UserError, match="does not name the columns utterance and label"):
-        read_labels(path, utterances)       # never by mistake
+        read_labels(path, utterances)  # never by mistake
 
 
 def test_unequal_numbers_of_utterances_and_labels_write_nothing(tmp_path):
@@ -49,14 +49,17 @@ def test_unequal_numbers_of_utterances_and_labels_write_nothing(tmp_path):
     assert not (tmp_path / "labels.tsv").exists()
 
 
-@pytest.mark.parametrize("text, told", [
-    ("utterance\tlabel\na\t1\nb 2\n", "line 3 is not `utterance<TAB>label`"),
-    ("utterance\tlabel\nx\t1\n", "none of the 5 utterances to train on has a label"),
-    ("utterance\tlabel\na\t-1\n", "none of the 5 utterances"),
-    ("utterance\tlabel\na\t1\na\t2\n", "a has two labels, 1 and 2"),
-    ("", "does not name the columns utterance and label"),
-    ("a\t1\nb\t2\n", "does not name the columns utterance and label"),
-])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("utterance\tlabel\na\t1\nb 2\n", "line 3 is not `utterance<TAB>label`"),
+        ("utterance\tlabel\nx\t1\n", "none of the 5 utterances to train on has a label"),
+        ("utterance\tlabel\na\t-1\n", "none of the 5 utterances"),
+        ("utterance\tlabel\na\t1\na\t2\n", "a has two labels, 1 and 2"),
+        ("", "does not name the columns utterance and label"),
+        ("a\t1\nb\t2\n", "does not name the columns utterance and label"),
+    ],
+)
 def test_bad_labels_are_one_sentence(tmp_path, utterances, text, told):
     with pytest.raises(UserError, match=f"labels.tsv: .*{told}"):
         read_labels(write(tmp_path, text), utterances)

@@ -10,9 +10,9 @@ import soundfile
 from scipy.signal import resample_poly
 
 from cslib.config import UserError
-from cslib.data.audio_files import Checks, convert, examine, resample
+from cslib.corpora.audio_files import Checks, convert, examine, resample
+from cslib.corpora.preparation import Journal, Record, Source, in_order, prepare_set
 from cslib.data.manifests import MANIFESTS, Entry, as_lhotse, read_manifest, write_set
-from cslib.data.preparation import Journal, Record, Source, in_order, prepare_set
 
 SPEECH = np.sin(np.arange(20_000) / 7.0) * 0.3
 
@@ -68,13 +68,16 @@ def test_equal_sets_are_equal_bytes(tmp_path):
     assert (tmp_path / "one/cuts.jsonl.gz").read_bytes() == (tmp_path / "other/cuts.jsonl.gz").read_bytes()
 
 
-@pytest.mark.parametrize("bad, words", [
-    ([Entry("b", "/b.wav", 1), Entry("a", "/a.wav", 1)], "a comes twice or after b"),
-    ([Entry("a", "/a.wav", 1), Entry("a", "/a.wav", 1)], "twice"),
-    ([Entry("a b", "/a.wav", 1)], "white space"),
-    ([Entry("a", "/a.wav", 1, "ann"), Entry("b", "/b.wav", 1)], "all have a speaker or none"),
-    ([], "no usable utterance"),
-])
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ([Entry("b", "/b.wav", 1), Entry("a", "/a.wav", 1)], "a comes twice or after b"),
+        ([Entry("a", "/a.wav", 1), Entry("a", "/a.wav", 1)], "twice"),
+        ([Entry("a b", "/a.wav", 1)], "white space"),
+        ([Entry("a", "/a.wav", 1, "ann"), Entry("b", "/b.wav", 1)], "all have a speaker or none"),
+        ([], "no usable utterance"),
+    ],
+)
 def test_bad_entries_are_refused_and_the_old_set_stays(tmp_path, bad, words):
     write_set(tmp_path, entries(3))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -94,7 +97,7 @@ def test_damaged_manifest_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])
 def test_resampling_in_blocks_equals_resampling_whole(rate, monkeypatch):
-    monkeypatch.setattr("cslib.data.audio_files.BLOCK", 3000)
+    monkeypatch.setattr("cslib.corpora.audio_files.BLOCK", 3000)
     signal = np.random.default_rng(1).standard_normal(40_001).astype(np.float32)
     whole = resample_poly(signal, 16_000, rate)
     joined = np.concatenate(list(resample(np.array_split(signal, 23), rate)))
@@ -108,15 +111,18 @@ def test_folding_stereo_of_equal_channels_changes_no_sample(tmp_path):
     assert (soundfile.read(tmp_path / "a.flac", dtype="int16")[0] == samples).all()
 
 
-@pytest.mark.parametrize("name, rate, kind, change", [
-    ("a.wav", 16_000, {"subtype": "PCM_16"}, ""),
-    ("a.wav", 16_000, {"subtype": "PCM_24"}, ""),
-    ("a.flac", 16_000, {}, ""),
-    ("a.wav", 16_000, {"subtype": "FLOAT"}, "float"),  # read as int16 it would be all zeros
-    ("a.wav", 8_000, {}, "8000 Hz"),
-    ("a.ogg", 16_000, {}, "ogg"),
-    ("a.mp3", 16_000, {}, "mp3"),
-])
+@pytest.mark.parametrize(
+    "name, rate, kind, change",
+    [
+        ("a.wav", 16_000, {"subtype": "PCM_16"}, ""),
+        ("a.wav", 16_000, {"subtype": "PCM_24"}, ""),
+        ("a.flac", 16_000, {}, ""),
+        ("a.wav", 16_000, {"subtype": "FLOAT"}, "float"),  # read as int16 it would be all zeros
+        ("a.wav", 8_000, {}, "8000 Hz"),
+        ("a.ogg", 16_000, {}, "ogg"),
+        ("a.mp3", 16_000, {}, "mp3"),
+    ],
+)
 def test_only_what_the_readers_cannot_take_is_converted(tmp_path, name, rate, kind, change):
     soundfile.write(tmp_path / name, SPEECH, rate, **kind)
     found = examine(str(tmp_path / name), str(tmp_path / "out/a.flac"), Checks())

@@ -10,15 +10,8 @@ from torch.utils.data import default_collate
 
 from cslib.config import UserError
 from cslib.data.manifests import Entry, write_set
-from cslib.data.pairs import (
-    Condition,
-    PairConfig,
-    PairedUtterances,
-    Pairs,
-    read_conditions,
-    whole_batches,
-    write_conditions,
-)
+from cslib.data.pairs import Condition, PairedUtterances, read_conditions, whole_batches, write_conditions
+from cslib.datasets.pairs import PairConfig, Pairs
 
 FRAMES = 1600  # of a crop of 0.1 s
 LENGTHS = [3000, 1600, 700, 2500, 4000]
@@ -64,7 +57,7 @@ def test_all_versions_of_an_item_are_the_same_stretch_of_the_same_recording(fold
         assert (item["clean"] - item["noisy"] == 5000).all()
         assert (item["negatives"] - item["noisy"] == [[10000], [15000]]).all()
         starts.add((item["ids"], int(item["noisy"][0]) - 100 * int(item["ids"][1])))
-    assert len(starts) > 20     # three of five recordings are longer than a crop
+    assert len(starts) > 20  # three of five recordings are longer than a crop
     assert all(0 <= start <= max(0, LENGTHS[int(name[1])] - FRAMES) for name, start in starts)
 
 
@@ -78,7 +71,7 @@ def test_an_item_is_a_function_of_seed_and_index(folder):
 def test_every_recording_comes_once_per_pass_in_an_order_of_its_own(folder):
     dataset = pairs(folder)
     names = [dataset[index]["ids"] for index in range(50)]
-    passes = [names[start:start + 5] for start in range(0, 50, 5)]
+    passes = [names[start : start + 5] for start in range(0, 50, 5)]
     assert all(sorted(each) == [f"u{number}" for number in range(5)] for each in passes)
     assert len({tuple(each) for each in passes}) > 5
 
@@ -123,7 +116,7 @@ def test_whole_batches_of_chosen_rows_by_a_process(folder):
     before = torch.get_rng_state()
     batches = list(whole_batches(open_pairs(folder), 1.0, rows=[2, 4], workers=1))
     assert [batch["ids"] for batch in batches] == [["u4", "u2"]]
-    assert torch.equal(torch.get_rng_state(), before)    # validating does not change the training
+    assert torch.equal(torch.get_rng_state(), before)  # validating does not change the training
 
 
 def remade(folder, tmp_path, side, lengths):
@@ -136,8 +129,10 @@ def remade(folder, tmp_path, side, lengths):
         entries.append(Entry(f"u{number}", path, length))
     write_set(tmp_path / "set" / side, entries)
     other = "clean" if side == "noisy" else "noisy"
-    write_set(tmp_path / "set" / other, [Entry(f"u{number}", folder / other / f"u{number}.flac", length)
-                                         for number, length in enumerate(LENGTHS)])
+    write_set(
+        tmp_path / "set" / other,
+        [Entry(f"u{number}", folder / other / f"u{number}.flac", length) for number, length in enumerate(LENGTHS)],
+    )
     return tmp_path / "set"
 
 

@@ -53,17 +53,20 @@ def test_empty_lines_windows_line_ends_and_a_missing_last_newline_do_no_harm(tmp
     assert trials.test == ["b", "c"]
 
 
-@pytest.mark.parametrize("text, complaint", [
-    ("a b target\na b\n", "line 2 has 2 words instead of 3; expected a line like `enrol test target|"),
-    ("a b target\n\na b c nontarget\n", "line 3 has 4 words instead of 3"),
-    ("a b\nc target d target\n", "line 1 has 2 words instead of 3"),
-    ("a b target\nc d impostor\n", "line 2 has the label 'impostor'"),
-    ("a b 0.5\n", "line 1 has the label '0.5'"),
-    ("1 a b\n0 a c\n2 a d\n", "line 3 has the label '2'; expected a line like `1|0 enrol test`"),
-    ("1 a b\na b target\n", "line 2 has the label 'a'"),
-    ("\n\n", "is empty"),
-    ("", "is empty"),
-])
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("a b target\na b\n", "line 2 has 2 words instead of 3; expected a line like `enrol test target|"),
+        ("a b target\n\na b c nontarget\n", "line 3 has 4 words instead of 3"),
+        ("a b\nc target d target\n", "line 1 has 2 words instead of 3"),
+        ("a b target\nc d impostor\n", "line 2 has the label 'impostor'"),
+        ("a b 0.5\n", "line 1 has the label '0.5'"),
+        ("1 a b\n0 a c\n2 a d\n", "line 3 has the label '2'; expected a line like `1|0 enrol test`"),
+        ("1 a b\na b target\n", "line 2 has the label 'a'"),
+        ("\n\n", "is empty"),
+        ("", "is empty"),
+    ],
+)
 def test_a_malformed_list_is_one_sentence_with_file_and_line(tmp_path, monkeypatch, text, complaint):
     path = written(tmp_path, text)
     for chunk_bytes in (1, 1 << 18):

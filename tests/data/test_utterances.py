@@ -21,8 +21,7 @@ from local.pack_shards import main as pack
 @pytest.fixture
 def samples():
     """int16 recordings of different lengths, by id."""
-    return {f"u{n}": np.random.default_rng(n).normal(0, 5000, 9000 + 777 * n).astype(np.int16)
-            for n in range(5)}
+    return {f"u{n}": np.random.default_rng(n).normal(0, 5000, 9000 + 777 * n).astype(np.int16) for n in range(5)}
 
 
 @pytest.fixture
@@ -101,13 +100,13 @@ def test_digest_knows_the_utterances_and_not_where_they_lie(folder, samples, tmp
         entries = [Entry(name, "/x.wav", length) for name, length in sorted(lengths.items())]
         write_set(tmp_path / "other", entries)
         digests.add(Utterances.open(tmp_path / "other").digest())
-    assert len(digests) == 3        # without a change it is the first one again
+    assert len(digests) == 3  # without a change it is the first one again
 
 
 @pytest.mark.parametrize("time", [-3600, 0.001, 3600])
 def test_table_is_made_anew_when_the_manifest_has_changed(folder, time):
     cuts = folder / "cuts.jsonl.gz"
-    when = cuts.stat().st_mtime + time       # a manifest that is put back is older than the table
+    when = cuts.stat().st_mtime + time  # a manifest that is put back is older than the table
     Utterances.open(folder)
     write_set(folder, [Entry("other", "/x.wav", 5)])
     os.utime(cuts, (when, when))
@@ -144,7 +143,7 @@ def spoil(path, how):
     elif how == "text":
         path.write_text("not audio at all" * 100)
     elif how == "cut off":
-        path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
+        path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
     elif how == "shorter":
         soundfile.write(path, soundfile.read(path, dtype="int16")[0][:-1], 16000)
     elif how == "8 kHz":
@@ -156,12 +155,20 @@ def spoil(path, how):
         path.mkdir()
 
 
-@pytest.mark.parametrize("name", ["u0", "u1"])        # flac and wav
-@pytest.mark.parametrize("how, words", [
-    ("gone", "cannot be read"), ("empty", "cannot be read"), ("text", "cannot be read"),
-    ("cut off", "ends [0-9]+ samples early|cannot be read"), ("shorter", "ends 1 samples early"),
-    ("8 kHz", "8000 Hz with 1 channels"), ("stereo", "16000 Hz with 2 channels"),
-    ("folder", "cannot be read")])
+@pytest.mark.parametrize("name", ["u0", "u1"])  # flac and wav
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("gone", "cannot be read"),
+        ("empty", "cannot be read"),
+        ("text", "cannot be read"),
+        ("cut off", "ends [0-9]+ samples early|cannot be read"),
+        ("shorter", "ends 1 samples early"),
+        ("8 kHz", "8000 Hz with 1 channels"),
+        ("stereo", "16000 Hz with 2 channels"),
+        ("folder", "cannot be read"),
+    ],
+)
 def test_spoilt_audio_is_one_sentence_that_names_the_file(folder, name, how, words):
     found, path = Utterances.open(folder), audio(folder, name)
     spoil(path, how)
@@ -215,6 +222,7 @@ def test_table_of_200_000_utterances_is_opened_without_being_loaded(tmp_path):
 
     def rows():
         return (Row(f"utterance-{n:08d}", f"{place}{n}.flac", 0, 0, n) for n in range(count))
+
     module._write_table(tmp_path / "table.npy", rows, changed=1)
     assert (tmp_path / "table.npy").stat().st_size > 35e6
     before = resident()

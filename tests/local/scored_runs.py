@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from cslib.data.trials import read_trials, write_trials
+from cslib.evaluation.error_rates import equal_error_rate
+from cslib.evaluation.score_files import write_scores
 from cslib.files import write_json, write_lines
-from cslib.scoring.metrics import equal_error_rate
-from cslib.scoring.score_files import write_scores
 
 UTTERANCES = [f"u{n:02d}" for n in range(32)]
 
@@ -16,8 +16,12 @@ def write_trial_list(folder: Path, name: str = "clean") -> Path:
     """folder/data/test/trials/<name>.txt, with the speakers beside it."""
     pairs = [(a, b) for a in range(32) for b in range(a)]
     path = folder / f"data/test/trials/{name}.txt"
-    write_trials(path, [UTTERANCES[a] for a, _ in pairs], [UTTERANCES[b] for _, b in pairs],
-                 np.array([a // 4 == b // 4 for a, b in pairs]))
+    write_trials(
+        path,
+        [UTTERANCES[a] for a, _ in pairs],
+        [UTTERANCES[b] for _, b in pairs],
+        np.array([a // 4 == b // 4 for a, b in pairs]),
+    )
     lines = [f"{name}\ts{n // 4}" for n, name in enumerate(UTTERANCES)]
     write_lines(folder / "data/test/speakers.tsv", ["utterance\tspeaker", *lines])
     return path
@@ -29,7 +33,11 @@ def write_scored(folder: Path, system: str, trial_list: Path, seed: int, separat
     scores = np.random.default_rng(seed).standard_normal(len(trials)) + separation * trials.targets
     path = folder / "scores" / f"{system}_{trial_list.stem}_cosine.txt"
     write_scores(path, trials, scores)
-    row = {"system": system, "trials": trial_list.stem, "scoring": "cosine",
-           "eer": equal_error_rate(scores, trials.targets)}
+    row = {
+        "system": system,
+        "trials": trial_list.stem,
+        "scoring": "cosine",
+        "eer": equal_error_rate(scores, trials.targets),
+    }
     write_json(path.with_suffix(".json"), {"row": row, "trial_list": str(trial_list), "score_file": path.name})
     return row

@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from tests.scoring.test_calibration import clustered
 
+from cslib.checkpoints import digest
 from cslib.config import UserError, parse
+from cslib.data.embeddings import EmbeddingWriter
 from cslib.data.labels import write_labels
 from cslib.data.trials import read_trials, write_trials
-from cslib.embeddings import EmbeddingWriter
-from cslib.scoring.calibration import Uncalibrated, read_calibration
-from cslib.scoring.score_files import write_scores
-from cslib.training.checkpoint import digest
+from cslib.evaluation.calibration import Uncalibrated, read_calibration
+from cslib.evaluation.score_files import write_scores
 from local import calibrate, check_calibration
 from tests.commands.tiny import save
-from tests.scoring.test_calibration import clustered
 
 
 @pytest.fixture
@@ -31,8 +31,17 @@ def folder(tmp_path):
 
 
 def run(folder, *more):
-    words = ["--checkpoint", folder / "exp/checkpoints/final.pt", "--embeddings", folder / "exp/embeddings/train.scp",
-             "--labels", folder / "labels.tsv", "--pairs", "5000", *more]
+    words = [
+        "--checkpoint",
+        folder / "exp/checkpoints/final.pt",
+        "--embeddings",
+        folder / "exp/embeddings/train.scp",
+        "--labels",
+        folder / "labels.tsv",
+        "--pairs",
+        "5000",
+        *more,
+    ]
     calibrate.main(parse(calibrate.Options, [str(word) for word in words]))
     return folder / "exp/calibration.json"
 
@@ -41,7 +50,7 @@ def test_calibration_lies_beside_the_checkpoint(folder, capsys):
     path = run(folder)
     found = read_calibration(path, digest(folder / "exp/checkpoints/final.pt"))
     assert (found.recordings, found.clusters, found.pairs) == (200, 20, 5000)
-    assert found.missed < 0.1 and found.false_alarms < 0.1        # the clusters are well apart
+    assert found.missed < 0.1 and found.false_alarms < 0.1  # the clusters are well apart
     told = capsys.readouterr()
     assert f"threshold {found.threshold:.3f}" in told.out and not told.err
     assert "200 recordings in 20 clusters make 900 different pairs within and 19,000 across" in told.out
@@ -57,8 +66,11 @@ def test_calibration_may_be_of_other_recordings_and_lie_elsewhere(folder):
 
 def test_few_different_pairs_are_told(folder, capsys):
     """However many are drawn: nine recordings of each of three clusters make 108 pairs within and 243 across."""
-    write_labels(folder / "labels.tsv", [f"u{n:03d}" for n in range(200) if n % 10 and n < 30],
-                 [n // 10 for n in range(30) if n % 10])
+    write_labels(
+        folder / "labels.tsv",
+        [f"u{n:03d}" for n in range(200) if n % 10 and n < 30],
+        [n // 10 for n in range(30) if n % 10],
+    )
     embeddings, _ = clustered()
     with EmbeddingWriter(folder / "exp/embeddings/train") as writer:
         writer.add([f"u{n:03d}" for n in range(30)], embeddings[:30])
@@ -83,9 +95,11 @@ def test_labels_that_say_nothing_do_not_stop_a_recipe(folder, capsys):
 
 def test_mistakes_are_one_sentence(folder):
     write_labels(folder / "other.tsv", ["x", "y"], [0, 1])
-    for more, told in ((["--labels", folder / "other.tsv"], "none of the 200 utterances"),
-                       (["--checkpoint", folder / "none.pt"], "there is no such checkpoint"),
-                       (["--pairs", "5"], "give 100 or more")):
+    for more, told in (
+        (["--labels", folder / "other.tsv"], "none of the 200 utterances"),
+        (["--checkpoint", folder / "none.pt"], "there is no such checkpoint"),
+        (["--pairs", "5"], "give 100 or more"),
+    ):
         with pytest.raises(UserError, match=told):
             run(folder, *more)
     assert not (folder / "exp/calibration.json").exists()
@@ -100,7 +114,7 @@ def test_the_threshold_is_checked_against_trials_that_are_known(folder, capsys):
     path.write_text(json.dumps(values))
     names = [f"u{n}" for n in range(10)]
     write_trials(folder / "trials.txt", names, ["v"] * 10, np.arange(10) < 4)
-    scores = np.array([0.9, 0.8, 0.6, 0.4, 0.7, 0.3, 0.2, 0.1, 0.0, -0.1])     # one of 4 missed, one of 6 taken
+    scores = np.array([0.9, 0.8, 0.6, 0.4, 0.7, 0.3, 0.2, 0.1, 0.0, -0.1])  # one of 4 missed, one of 6 taken
     write_scores(folder / "scores.txt", read_trials(folder / "trials.txt"), scores)
     check_calibration.main(check_calibration.Options(path, folder / "scores.txt", folder / "trials.txt"))
     told = capsys.readouterr().out

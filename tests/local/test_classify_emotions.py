@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from cslib.config import UserError
 from cslib.data.classes import ClassTable, Labelled
-from cslib.embeddings import EmbeddingWriter
+from cslib.data.embeddings import EmbeddingWriter
 from local import classify_emotions, make_emotion_results
 from local.classify_emotions import Options
 
@@ -17,8 +17,12 @@ CLASSES = ("angry", "happy", "sad")
 
 
 def table_of(folds, path, per_speaker=6):
-    rows = [Labelled(f"{fold}-{speaker}-{n}", CLASSES[n % 3], f"{fold}-{speaker}", fold)
-            for fold in folds for speaker in range(3) for n in range(per_speaker)]
+    rows = [
+        Labelled(f"{fold}-{speaker}-{n}", CLASSES[n % 3], f"{fold}-{speaker}", fold)
+        for fold in folds
+        for speaker in range(3)
+        for n in range(per_speaker)
+    ]
     table = ClassTable.of(sorted(rows))
     table.write(path)
     return table
@@ -56,8 +60,14 @@ def test_answers_and_row_agree_with_each_other_and_with_scikit_learn(made):
     assert [line["class"] for line in lines] == table.labels.tolist()
     found = json.loads((options.out / "dino.json").read_text())
     row = found["row"]
-    assert {key: row[key] for key in ("system", "corpus", "folds", "utterances", "speakers", "classes")} == \
-        {"system": "dino", "corpus": "mini", "folds": 3, "utterances": 54, "speakers": 9, "classes": 3}
+    assert {key: row[key] for key in ("system", "corpus", "folds", "utterances", "speakers", "classes")} == {
+        "system": "dino",
+        "corpus": "mini",
+        "folds": 3,
+        "utterances": 54,
+        "speakers": 9,
+        "classes": 3,
+    }
     truth, predicted = table.labels, [line["answer"] for line in lines]
     for average in ("micro", "macro"):
         expected = 100 * f1_score(truth, predicted, average=average)
@@ -69,8 +79,9 @@ def test_answers_and_row_agree_with_each_other_and_with_scikit_learn(made):
 
 def test_published_split_answers_for_its_test_part_alone(tmp_path):
     table = table_of(["train", "development", "test1"], tmp_path / "emotions.tsv")
-    classify_emotions.main(Options(write(tmp_path / "e", table, 3.0), tmp_path / "emotions.tsv", "dino", "msp_podcast",
-                                   tmp_path))
+    classify_emotions.main(
+        Options(write(tmp_path / "e", table, 3.0), tmp_path / "emotions.tsv", "dino", "msp_podcast", tmp_path)
+    )
     lines = answers(tmp_path, "dino")
     assert {line["fold"] for line in lines} == {"test1"} and len(lines) == 18
     assert json.loads((tmp_path / "dino.json").read_text())["row"]["folds"] == 1
@@ -82,14 +93,18 @@ def test_every_fold_may_have_embeddings_of_its_own(made, tmp_path):
         write(tmp_path / f"{fold}/all", table, 5.0 if fold == "fold2" else 0.0, seed=number)
     options.embeddings, options.system = str(tmp_path / "{fold}/all.scp"), "finetuned"
     classify_emotions.main(options)
-    right = {fold: np.mean([line["class"] == line["answer"] for line in answers(options.out, "finetuned")
-                            if line["fold"] == fold]) for fold in ("fold1", "fold2", "fold3")}
+    right = {
+        fold: np.mean(
+            [line["class"] == line["answer"] for line in answers(options.out, "finetuned") if line["fold"] == fold]
+        )
+        for fold in ("fold1", "fold2", "fold3")
+    }
     assert right["fold2"] > 0.85 > max(right["fold1"], right["fold3"])
 
 
 def test_strengths_of_another_system_are_taken_fold_by_fold(made, tmp_path):
     table, options = made
-    given = {"fold1": 1e-4, "fold2": 10.0, "fold3": 0.5}        # the last is none that would be chosen
+    given = {"fold1": 1e-4, "fold2": 10.0, "fold3": 0.5}  # the last is none that would be chosen
     (tmp_path / "dino.json").write_text(json.dumps({"strengths": given}))
     options.system, options.strengths = "finetuned", tmp_path / "dino.json"
     classify_emotions.main(options)
@@ -115,8 +130,9 @@ def test_embeddings_of_another_set_or_of_several_streams_are_refused(made, tmp_p
 
 
 def test_class_of_one_fold_only_is_told_and_training_folds_of_one_class_are_refused(tmp_path, capsys):
-    rows = [Labelled(f"u{n:02d}", "rare" if n < 3 else CLASSES[n % 2], f"s{n // 6}", f"fold{n // 12}")
-            for n in range(36)]
+    rows = [
+        Labelled(f"u{n:02d}", "rare" if n < 3 else CLASSES[n % 2], f"s{n // 6}", f"fold{n // 12}") for n in range(36)
+    ]
     table = ClassTable.of(rows)
     table.write(tmp_path / "emotions.tsv")
     values = np.random.default_rng(0).standard_normal((36, 4))
@@ -136,18 +152,23 @@ def test_results_have_rows_gains_and_a_picture(made, tmp_path, capsys):
     classify_emotions.main(options)
     options.embeddings, options.system = write(tmp_path / "poor", table, 0.5, seed=1), "floor"
     classify_emotions.main(options)
-    options.system = "csc"                       # which is no better and no worse
+    options.system = "csc"  # which is no better and no worse
     classify_emotions.main(options)
     exp = tmp_path / "exp"
     (exp / "seconds.json").write_text('{"1": 2}')
     make_emotion_results.main(make_emotion_results.Options(exp, "mini", 3, seconds=exp / "seconds.json"))
     results = json.loads((exp / "results.json").read_text())
-    assert {key: results[key] for key in ("recipe", "corpus", "method", "seed", "seconds")} == \
-        {"recipe": "emotion", "corpus": "mini", "method": "linear", "seed": 3, "seconds": {"1": 2}}
+    assert {key: results[key] for key in ("recipe", "corpus", "method", "seed", "seconds")} == {
+        "recipe": "emotion",
+        "corpus": "mini",
+        "method": "linear",
+        "seed": 3,
+        "seconds": {"1": 2},
+    }
     assert [row["system"] for row in results["rows"]] == ["floor", "csc", "dino"]
     floor, _, dino = results["rows"]
     none, gain = results["over_floor"]
-    assert (none["system"], none["micro_f1"], none["micro_f1_ci95"]) == ("csc", 0, [0, 0])    # of the same draws
+    assert (none["system"], none["micro_f1"], none["micro_f1_ci95"]) == ("csc", 0, [0, 0])  # of the same draws
     assert gain["system"] == "dino" and gain["uar"] == pytest.approx(dino["uar"] - floor["uar"])
     low, high = gain["micro_f1_ci95"]
     assert 0 < low < gain["micro_f1"] < high

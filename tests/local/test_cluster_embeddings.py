@@ -7,10 +7,10 @@ import pytest
 import soundfile
 
 from cslib.config import UserError, parse
+from cslib.data.embeddings import EmbeddingWriter
 from cslib.data.labels import read_labels, read_table
 from cslib.data.manifests import Entry, write_set
 from cslib.data.utterances import Utterances
-from cslib.embeddings import EmbeddingWriter
 from cslib.files import read_json
 from local import cluster_embeddings, diagnose_clusters
 
@@ -49,9 +49,14 @@ def test_speakers_are_found_and_the_choice_is_written_down(folder, capsys):
     assert float(printed.rpartition(" ")[2]) > 0.95  # purity
 
 
-@pytest.mark.parametrize("candidates, told", [
-    ("[12, 20, 40]", "the smallest candidate came out best"), ("[4, 8, 12]", "the largest candidate came out best"),
-    ("[4, 12, 40]", None)])
+@pytest.mark.parametrize(
+    "candidates, told",
+    [
+        ("[12, 20, 40]", "the smallest candidate came out best"),
+        ("[4, 8, 12]", "the largest candidate came out best"),
+        ("[4, 12, 40]", None),
+    ],
+)
 def test_best_number_at_an_edge_of_what_was_weighed_is_told(folder, capsys, candidates, told):
     cluster(folder, "--candidates", candidates, "--centroids", "60")
     printed = capsys.readouterr().out
@@ -84,7 +89,7 @@ def test_rejected_utterances_and_those_not_in_the_file_have_no_label(folder):
     write_set(folder / "set", [Entry(name, folder / "a.wav", 16000) for name in names])
     (folder / "labels.tsv").write_text("utterance\tlabel\nu002\t3\nu000\t1\nu001\t-1\n")
     labels = read_labels(folder / "labels.tsv", Utterances.open(folder / "set"))
-    assert labels.tolist() == [0, -1, 1, -1] and labels.dtype == np.int64     # numbered without gaps
+    assert labels.tolist() == [0, -1, 1, -1] and labels.dtype == np.int64  # numbered without gaps
 
 
 def test_speakers_cannot_be_taken_for_pseudo_labels(folder):

@@ -25,8 +25,9 @@ def files(tmp_path):
 
 def called(trials, scores):
     command = [sys.executable, "local/compute_metrics.py", "--trials", trials, "--scores", scores]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
 
 
 def test_prints_exactly_one_line_of_json(files):

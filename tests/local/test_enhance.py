@@ -13,10 +13,10 @@ from cslib.config import UserError, parse
 from cslib.data.manifests import Entry, write_set
 from cslib.data.pairs import EnhancedFolder
 from cslib.data.utterances import Utterances
-from cslib.enhancement.streaming import Job, enhance_file
+from cslib.inference.enhancement import Job, enhance_file
 from cslib.models import mask_gru, resnet
 from local import enhance
-from tests.enhancement.speech import talk
+from tests.evaluation.speech import talk
 from tests.tiny_run import ENVIRONMENT, ROOT
 
 RATE = 16000
@@ -51,8 +51,12 @@ def record(path, seconds=0.4, rate=RATE, channels=1, seed=0):
 
 
 def call(checkpoint, source, out, *more):
-    enhance.main(parse(enhance.Options, ["--checkpoint", str(checkpoint), "--in", str(source), "--out", str(out),
-                                         "--device", "cpu", *more]))
+    enhance.main(
+        parse(
+            enhance.Options,
+            ["--checkpoint", str(checkpoint), "--in", str(source), "--out", str(out), "--device", "cpu", *more],
+        )
+    )
     return out
 
 
@@ -62,8 +66,11 @@ def test_names_tree_length_and_kind_are_kept_and_the_factor_is_printed(checkpoin
     (tmp_path / "in/notes.txt").write_text("x")
     out = call(checkpoint, tmp_path / "in", tmp_path / "out")
     made = {str(path.relative_to(out)): soundfile.info(path) for path in out.rglob("*.*") if path.suffix != ".json"}
-    assert {name: info.frames for name, info in made.items()} == \
-        {"a.wav": 4800, "sub/b.FLAC": 27200, "sub/deep/c d.wav": 4}
+    assert {name: info.frames for name, info in made.items()} == {
+        "a.wav": 4800,
+        "sub/b.FLAC": 27200,
+        "sub/deep/c d.wav": 4,
+    }
     assert all((info.samplerate, info.channels, info.subtype) == (RATE, 1, "PCM_16") for info in made.values())
     assert made["sub/b.FLAC"].format == "FLAC" and made["a.wav"].format == "WAV"
     printed = capsys.readouterr().out
@@ -71,7 +78,7 @@ def test_names_tree_length_and_kind_are_kept_and_the_factor_is_printed(checkpoin
 
 
 def test_what_comes_out_is_what_the_network_makes_of_the_whole_recording(checkpoint, tmp_path):
-    samples = record(tmp_path / "in/a.wav", 2.3)       # five windows
+    samples = record(tmp_path / "in/a.wav", 2.3)  # five windows
     out = call(checkpoint, tmp_path / "in/a.wav", tmp_path / "out")
     whole = network().enhance(torch.from_numpy(samples / np.float32(32768))[None])[0].numpy()
     found = soundfile.read(out / "a.wav", dtype="int16")[0]
@@ -166,14 +173,15 @@ def test_mistakes_are_one_sentence(checkpoint, tmp_path):
     (tmp_path / "cut/a.flac").write_bytes((tmp_path / "cut/a.flac").read_bytes()[:20000])
     save(tmp_path / "speaker.pt", resnet, {"channels": [2, 2, 2, 2], "blocks": [1, 1, 1, 1], "embedding_size": 4})
     for given, source, out, told in (
-            (checkpoint, "none", "out", "none: there is no such file or folder"),
-            (checkpoint, "empty", "out", "empty: there is no wav or flac file"),
-            (checkpoint, "in", "in/enhanced", "which is to be enhanced; choose another --out"),
-            (checkpoint, "in/a.wav", "in", "which is to be enhanced; choose another --out"),
-            (checkpoint, "bad", "out1", "a.wav: cannot be read"),
-            (checkpoint, "cut", "out2", "a.flac: cannot be read"),
-            (tmp_path / "none.pt", "in", "out", "none.pt: there is no such checkpoint"),
-            (tmp_path / "speaker.pt", "in", "out", "ResNet, enhances nothing")):
+        (checkpoint, "none", "out", "none: there is no such file or folder"),
+        (checkpoint, "empty", "out", "empty: there is no wav or flac file"),
+        (checkpoint, "in", "in/enhanced", "which is to be enhanced; choose another --out"),
+        (checkpoint, "in/a.wav", "in", "which is to be enhanced; choose another --out"),
+        (checkpoint, "bad", "out1", "a.wav: cannot be read"),
+        (checkpoint, "cut", "out2", "a.flac: cannot be read"),
+        (tmp_path / "none.pt", "in", "out", "none.pt: there is no such checkpoint"),
+        (tmp_path / "speaker.pt", "in", "out", "ResNet, enhances nothing"),
+    ):
         with pytest.raises(UserError) as error:
             call(given, tmp_path / source, tmp_path / out)
         assert told in str(error.value) and "\n" not in str(error.value)
@@ -181,8 +189,9 @@ def test_mistakes_are_one_sentence(checkpoint, tmp_path):
 
 
 def test_the_option_is_called_in(checkpoint, tmp_path):
-    done = subprocess.run([sys.executable, "local/enhance.py", "--help"], cwd=ROOT, env=ENVIRONMENT, text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "local/enhance.py", "--help"], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True
+    )
     assert "--in IN" in done.stdout and "--in_" not in done.stdout
     with pytest.raises(UserError, match="--in and --out: give both"):
         enhance.main(parse(enhance.Options, ["--checkpoint", "a", "--out", "b"]))

@@ -8,12 +8,12 @@ import pytest
 import soundfile
 import torch
 
+from cslib import checkpoints
 from cslib.config import UserError, parse
-from cslib.data.features import LogMel
+from cslib.data.embeddings import read_embeddings
 from cslib.data.manifests import Entry, write_set
-from cslib.embeddings import read_embeddings
 from cslib.models import resnet
-from cslib.training import checkpoint
+from cslib.models.layers.features import LogMel
 from local import extract_embeddings, extract_floor
 
 NETWORK = {"num_mels": 24, "channels": [4, 6], "blocks": [1, 1], "stem_stride": 2, "embedding_size": 8}
@@ -36,7 +36,7 @@ def save_checkpoint(path, seed):
     torch.manual_seed(seed)
     network = resnet.build(resnet.Config(**NETWORK))
     config = {"network": {"name": "resnet", **NETWORK}}
-    checkpoint.save(path, {"config": config, "encoder": checkpoint.encoder_state(network)})
+    checkpoints.save(path, {"config": config, "encoder": checkpoints.encoder_state(network)})
 
 
 def extract(folder, out, *more):
@@ -48,7 +48,7 @@ def extract(folder, out, *more):
 def test_every_utterance_gets_its_own_embedding(folder, capsys):
     ids, values = read_embeddings(extract(folder, "x"))
     assert ids == [f"u{index}" for index in range(10)]
-    encoder = checkpoint.load_encoder(folder / "final.pt")
+    encoder = checkpoints.load_encoder(folder / "final.pt")
     audio = soundfile.read(folder / "u3.wav", dtype="float32")[0]
     with torch.inference_mode():
         expected = encoder.embed(torch.from_numpy(audio)[None])[0]
@@ -81,9 +81,7 @@ def test_parts_in_any_order_make_the_whole(folder):
     np.testing.assert_allclose(joined, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "streams, message", [("all", "one embedding"), ("both", "dominant or all")]
-)
+@pytest.mark.parametrize("streams, message", [("all", "one embedding"), ("both", "dominant or all")])
 def test_streams_that_a_network_does_not_have_are_refused(folder, streams, message):
     with pytest.raises(UserError, match=message):
         extract(folder, "x", "--streams", streams)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from cslib.config import UserError
-from cslib.enhancement.folders import Scores
-from cslib.enhancement.measures import HEADLINE, MEASURES
+from cslib.evaluation.enhanced_folders import Scores
+from cslib.evaluation.speech_quality import HEADLINE, MEASURES
+from cslib.feature_spaces.base import SpaceConfig
 from cslib.models import mask_gru
-from cslib.representations import SpaceConfig
 from local import make_enhancement_results as script
 from local import tabulate_scores
-from tests.enhancement.tiny_pairs import make_pairs
+from tests.tiny_pairs import make_pairs
 
 
 @pytest.fixture
@@ -27,15 +27,24 @@ def options(tmp_path):
         reasons = ["", "", "", "PESQ: silent" if name == "cr" else ""]
         path = tmp_path / ("noisy.tsv" if name == "noisy" else f"exp/scores/{name}.tsv")
         Scores([f"u{n:02d}" for n in range(4)], base + 0.5 * gain, reasons).write(path)
-    return script.Options(exp=tmp_path / "exp", corpus="mini", backbone="crn", seed=3, test=test,
-                          noisy=tmp_path / "noisy.tsv")
+    return script.Options(
+        exp=tmp_path / "exp", corpus="mini", backbone="crn", seed=3, test=test, noisy=tmp_path / "noisy.tsv"
+    )
 
 
 def log(folder, best):
     """Of the qualities the second is the lower one. That of the noisy speech, which comes first, beats nobody."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [{"step": 10 * n, "beaten": n > 1 and (value > 2) + (value > 3), "best_quality": value, "quality_1": 3,
-              "quality_2": 2} for n, value in enumerate(best, 1)]
+    lines = [
+        {
+            "step": 10 * n,
+            "beaten": n > 1 and (value > 2) + (value > 3),
+            "best_quality": value,
+            "quality_1": 3,
+            "quality_2": 2,
+        }
+        for n, value in enumerate(best, 1)
+    ]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -43,12 +52,15 @@ def test_rows_gains_and_picture(options, capsys):
     log(options.exp / "cr", [2.5, 1.5, 2.2, 3.0])
     config = {"network": {"name": "mask_gru", "hidden": 4, "layers": 1}, "objective": {"regulariser": {"weight": 0.3}}}
     (options.exp / "cr/checkpoints").mkdir(parents=True)
-    torch.save({"config": config, "step": 70, "encoder": mask_gru.build(mask_gru.Config(
-        hidden=4, layers=1)).state_dict()}, options.exp / "cr/checkpoints/final.pt")
+    torch.save(
+        {"config": config, "step": 70, "encoder": mask_gru.build(mask_gru.Config(hidden=4, layers=1)).state_dict()},
+        options.exp / "cr/checkpoints/final.pt",
+    )
     script.main(replace(options, space=SpaceConfig("logmel"), negatives="10 35"))
     results = json.loads((options.exp / "results.json").read_text())
-    costs = {row["system"]: (row["parameters"], row["real_time_factor"]) for row in results["rows"]
-             if "parameters" in row}
+    costs = {
+        row["system"]: (row["parameters"], row["real_time_factor"]) for row in results["rows"] if "parameters" in row
+    }
     assert set(costs) == {"cr"} and costs["cr"][0] > 100 and costs["cr"][1] > 0
     assert (results["space"], results["negatives"]) == ("logmel", [10, 35])
     assert (results["rows"][2]["steps"], results["rows"][2]["regulariser_weight"]) == (70, 0.3)

@@ -7,8 +7,8 @@ import pytest
 
 from cslib.config import UserError
 from cslib.data.trials import read_trials, write_trials
+from cslib.evaluation.score_files import write_scores
 from cslib.files import write_json
-from cslib.scoring.score_files import write_scores
 from local import make_results, tabulate_runs
 
 PNG = b"\x89PNG\r\n"
@@ -23,17 +23,25 @@ def scored_run(folder, name, seed):
     """A run folder as score_trials.py leaves it, with three systems on one trial list."""
     rng = np.random.default_rng(seed)
     trials_path = folder / "clean.txt"
-    write_trials(trials_path, [f"u{n % 20}" for n in range(200)], [f"u{20 + n}" for n in range(200)],
-                 np.arange(200) % 4 == 0)
+    write_trials(
+        trials_path, [f"u{n % 20}" for n in range(200)], [f"u{20 + n}" for n in range(200)], np.arange(200) % 4 == 0
+    )
     trials = read_trials(trials_path)
     for at, system in enumerate(["round10", "floor", "round2"]):
         for scoring in ("asnorm", "cosine"):
             path = folder / name / "scores" / f"{system}_clean_{scoring}.txt"
             write_scores(path, trials, rng.standard_normal(200) + 2 * trials.targets)
-            row = {"system": system, "trials": "clean", "scoring": scoring, "eer": 10.0 + at + seed,
-                   "eer_ci95": [9.0, 14.5], "min_dcf_0.01": 0.5, "targets": 50, "nontargets": 150}
-            write_json(path.with_suffix(".json"),
-                       {"row": row, "trial_list": str(trials_path), "score_file": path.name})
+            row = {
+                "system": system,
+                "trials": "clean",
+                "scoring": scoring,
+                "eer": 10.0 + at + seed,
+                "eer_ci95": [9.0, 14.5],
+                "min_dcf_0.01": 0.5,
+                "targets": 50,
+                "nontargets": 150,
+            }
+            write_json(path.with_suffix(".json"), {"row": row, "trial_list": str(trials_path), "score_file": path.name})
     return folder / name
 
 
@@ -48,7 +56,8 @@ def test_results_json_has_the_promised_keys_in_reading_order(run_folder, tmp_pat
     assert list(results) == ["recipe", "corpus", "method", "seed", "commit", "rows", "seconds"]
     assert results["seconds"] == {"train": 480.5} and results["seed"] == 0
     assert [(row["system"], row["scoring"]) for row in results["rows"]] == [
-        (system, scoring) for system in ("floor", "round2", "round10") for scoring in ("cosine", "asnorm")]
+        (system, scoring) for system in ("floor", "round2", "round10") for scoring in ("cosine", "asnorm")
+    ]
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 7 and len({len(line) for line in printed}) == 1  # aligned
     assert "11.00" in printed[1] and "[9.00, 14.50]" in printed[1]
@@ -79,8 +88,7 @@ def test_runs_are_averaged_in_one_markdown_table(tmp_path, capsys):
     assert len(lines) == 2 + 6
     assert len({line.count("|") for line in lines}) == 1
     floor = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert floor == ["mini", "csc", "floor", "clean", "cosine", "12.50", "12.00 (1), 13.00 (2)", "0.500",
-                     "50 / 150"]
+    assert floor == ["mini", "csc", "floor", "clean", "cosine", "12.50", "12.00 (1), 13.00 (2)", "0.500", "50 / 150"]
 
 
 def test_a_run_without_results_is_named(tmp_path):

@@ -53,13 +53,15 @@ def test_lhotse_reads_the_shards(data):
 def test_shards_are_plain_tars_with_a_flac_and_a_json_for_each_recording(data):
     main(Options(data, shard_size=4, nj=1))
     assert sorted(path.name for path in (data / "shards").iterdir()) == [
-        *(f"cuts.{n:06d}.jsonl.gz" for n in range(3)), *(f"recording.{n:06d}.tar" for n in range(3))]
+        *(f"cuts.{n:06d}.jsonl.gz" for n in range(3)),
+        *(f"recording.{n:06d}.tar" for n in range(3)),
+    ]
     with tarfile.open(data / "shards/recording.000002.tar", "r:") as tar:  # "r:" = not compressed
         members = tar.getmembers()
     names = [f"u{n:02d}.{kind}" for n in (8, 9, 10) for kind in ("flac", "json")]
     assert [member.name for member in members] == names
     content = (data / "shards/recording.000002.tar").read_bytes()
-    assert content[members[0].offset_data:][:4] == b"fLaC"
+    assert content[members[0].offset_data :][:4] == b"fLaC"
 
 
 def test_parts_together_make_what_one_run_makes_and_only_the_last_one_shows_it(data, capsys):

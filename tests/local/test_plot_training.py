@@ -16,18 +16,33 @@ GREY, FIRST = 0.7, (31, 119, 180)  # of a reference; of the first run, as matplo
 def write_log(folder, lines=30, loss=10.0, **more):
     """A training that logs every 20 steps; its loss falls from `loss`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "log.jsonl").write_text("".join(json.dumps(
-        {"step": 20 * n, "loss": loss / n, "distillation": loss / n, "teacher_entropy": 3.0, **more,
-         "learning_rate": 0.001, "data_seconds": 0.1, "compute_seconds": 0.5, "items_per_second": 64.0,
-         "memory_gb": 2.0}) + "\n" for n in range(1, lines + 1)))
+    (folder / "log.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "step": 20 * n,
+                    "loss": loss / n,
+                    "distillation": loss / n,
+                    "teacher_entropy": 3.0,
+                    **more,
+                    "learning_rate": 0.001,
+                    "data_seconds": 0.1,
+                    "compute_seconds": 0.5,
+                    "items_per_second": 64.0,
+                    "memory_gb": 2.0,
+                }
+            )
+            + "\n"
+            for n in range(1, lines + 1)
+        )
+    )
     return folder
 
 
 def draw(tmp_path, *runs, more=()):
     """Run the script; the curves that it wrote."""
     out = tmp_path / "curves" / "tiny.v2"
-    plot_training.main(parse(plot_training.Options, [
-        "--runs", ",".join(map(str, runs)), "--out", str(out), *more]))
+    plot_training.main(parse(plot_training.Options, ["--runs", ",".join(map(str, runs)), "--out", str(out), *more]))
     assert out.with_name("tiny.v2.png").read_bytes().startswith(b"\x89PNG")
     return json.loads(out.with_name("tiny.v2.json").read_text())["runs"]
 
@@ -87,10 +102,15 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
     assert [line["step"] for line in read_log(log)] == [20, 40, 60]
 
 
-@pytest.mark.parametrize("text, complaint", [
-    (None, "could not be read"), ("", "nothing is logged yet"), ("\x00\n", "line 1 is not one"),
-    ('{"step": 20, "loss": 1}\n{"step": 40}\n', "line 2 is not one"),
-])
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        (None, "could not be read"),
+        ("", "nothing is logged yet"),
+        ("\x00\n", "line 1 is not one"),
+        ('{"step": 20, "loss": 1}\n{"step": 40}\n', "line 2 is not one"),
+    ],
+)
 def test_what_is_no_log_is_refused_and_nothing_is_written(tmp_path, text, complaint):
     if text is not None:
         (tmp_path / "log.jsonl").write_text(text)

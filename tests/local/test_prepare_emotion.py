@@ -53,8 +53,11 @@ def make_iemocap(corpus, sessions=range(1, 6)):
             for sex in "FM":
                 for at, code in enumerate(TURNS):
                     turn = f"{dialogue}_{sex}{at:03d}"
-                    lines += [f"[{at}.2901 - {at}.8]\t{turn}\t{code}\t[2.5000, 2.5000, 2.5000]",
-                              "C-E2:\tNeutral;\t()", ""]
+                    lines += [
+                        f"[{at}.2901 - {at}.8]\t{turn}\t{code}\t[2.5000, 2.5000, 2.5000]",
+                        "C-E2:\tNeutral;\t()",
+                        "",
+                    ]
                     wav(session / f"sentences/wav/{dialogue}/{turn}.wav", seed=at)
             folder = session / "dialog/EmoEvaluation"
             (folder / "Categorical").mkdir(parents=True, exist_ok=True)
@@ -73,21 +76,28 @@ def iemocap(tmp_path_factory):
 def test_iemocap_has_four_classes_and_a_fold_for_each_session(iemocap, tmp_path, capsys, merge, happy):
     prepare_iemocap.main(prepare_iemocap.Options(iemocap, tmp_path, merge_excited=merge, nj=1))
     table = check(tmp_path)
-    assert counts(table) == {(f"session{number}", name): {"happy": happy}.get(name, 4)
-                             for number in range(1, 6) for name in ("angry", "happy", "neutral", "sad")}
+    assert counts(table) == {
+        (f"session{number}", name): {"happy": happy}.get(name, 4)
+        for number in range(1, 6)
+        for name in ("angry", "happy", "neutral", "sad")
+    }
     assert speakers(table) == {f"session{number}": {f"Ses0{number}F", f"Ses0{number}M"} for number in range(1, 6)}
     # Who speaks is told by the letter of the turn, not by that of the dialogue: Ses01F_impro01_M000 is Ses01M.
-    assert all(speaker == utterance[:5] + utterance.rpartition("_")[2][0]
-               for utterance, speaker in zip(table.utterances, table.speakers, strict=True))
+    assert all(
+        speaker == utterance[:5] + utterance.rpartition("_")[2][0]
+        for utterance, speaker in zip(table.utterances, table.speakers, strict=True)
+    )
     assert [split.fold for split in table.splits()] == [f"session{number}" for number in range(1, 6)]
     published = 5531 if merge else 4490
-    assert f"IEMOCAP has {len(table)} of the {published:,} published utterances here (20 of 1,103 angry, " in \
-        capsys.readouterr().err
+    assert (
+        f"IEMOCAP has {len(table)} of the {published:,} published utterances here (20 of 1,103 angry, "
+        in capsys.readouterr().err
+    )
 
 
 def test_published_counts_of_iemocap_add_up():
     assert sum(prepare_iemocap.PUBLISHED.values()) == 5531
-    assert sum(prepare_cremad.PUBLISHED.values()) == 4899    # and a silent one
+    assert sum(prepare_cremad.PUBLISHED.values()) == 4899  # and a silent one
 
 
 def test_iemocap_again_touches_nothing_and_lost_recordings_are_an_error(iemocap, tmp_path, capsys):
@@ -130,11 +140,14 @@ def cremad(tmp_path_factory):
 def test_cremad_has_four_classes_and_actors_in_folds_by_their_number(cremad, tmp_path, capsys, folds):
     prepare_cremad.main(prepare_cremad.Options(cremad, tmp_path, folds=folds, nj=1))
     table = check(tmp_path)
-    expected = {f"fold{fold + 1}": {str(actor) for actor in range(1001, 1012) if (actor - 1001) % folds == fold}
-                for fold in range(folds)}
+    expected = {
+        f"fold{fold + 1}": {str(actor) for actor in range(1001, 1012) if (actor - 1001) % folds == fold}
+        for fold in range(folds)
+    }
     assert speakers(table) == expected
-    assert counts(table) == {(fold, name): len(actors) for fold, actors in expected.items()
-                             for name in ("angry", "happy", "neutral", "sad")}
+    assert counts(table) == {
+        (fold, name): len(actors) for fold, actors in expected.items() for name in ("angry", "happy", "neutral", "sad")
+    }
     told = capsys.readouterr()
     assert "1 silent rejected" in told.out and "CREMA-D has 44 of the 4,899" in told.err
     assert "1011_MTI_SAD_XX.wav\tsilent" in (tmp_path / "all/rejected.tsv").read_text()
@@ -159,8 +172,9 @@ PARTS = {"Train": ["1", "2", "Unknown"], "Development": ["3"], "Test1": ["4", "5
 def make_msp(corpus, name="labels_consensus.csv", development="Development", more=(), audio="Audios"):
     """Every speaker of a part with one recording of each of the ten emotions."""
     lines = ["FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"]
-    speech = [(part, speaker, code) for part, speakers in PARTS.items() for speaker in speakers
-              for code in "AHNSDUFCOX"]
+    speech = [
+        (part, speaker, code) for part, speakers in PARTS.items() for speaker in speakers for code in "AHNSDUFCOX"
+    ]
     for number, (part, speaker, code) in enumerate([*speech, *more]):
         file = f"MSP-PODCAST_{number:04d}.wav"
         wav(corpus / audio / file, seed=number)
@@ -175,19 +189,23 @@ def make_msp(corpus, name="labels_consensus.csv", development="Development", mor
 def test_msp_podcast_has_five_classes_and_the_published_split(tmp_path, names):
     prepare_msp_podcast.main(prepare_msp_podcast.Options(make_msp(tmp_path / "msp", **names), tmp_path / "data", nj=1))
     table = check(tmp_path / "data")
-    assert counts(table) == {(part, name): count for part, count in (("train", 3), ("development", 1), ("test1", 3))
-                             for name in ("angry", "disgust", "happy", "neutral", "sad")}
+    assert counts(table) == {
+        (part, name): count
+        for part, count in (("train", 3), ("development", 1), ("test1", 3))
+        for name in ("angry", "disgust", "happy", "neutral", "sad")
+    }
     found = speakers(table)
     assert {"1", "2"} < found["train"] and found["development"] == {"3"} and {"4", "5"} < found["test1"]
-    assert len(found["train"]) == len(found["test1"]) == 2 + 5      # whose speaker is unknown is like nobody else
+    assert len(found["train"]) == len(found["test1"]) == 2 + 5  # whose speaker is unknown is like nobody else
     (split,) = table.splits()
     assert split.fold == "test1" and set(table.folds[split.train]) == {"train"}
 
 
 def test_speakers_of_two_parts_of_msp_podcast_stay_in_the_one_that_is_held_out(tmp_path, capsys):
     more = [("Train", "4", "A"), ("Train", "3", "A"), ("Development", "5", "H")]
-    prepare_msp_podcast.main(prepare_msp_podcast.Options(make_msp(tmp_path / "msp", more=more), tmp_path / "data",
-                                                         nj=1))
+    prepare_msp_podcast.main(
+        prepare_msp_podcast.Options(make_msp(tmp_path / "msp", more=more), tmp_path / "data", nj=1)
+    )
     found = speakers(check(tmp_path / "data"))
     assert not {"3", "4"} & found["train"] and found["development"] == {"3"} and {"4", "5"} < found["test1"]
     assert "speakers are in a part that is held out, too: 1 of development and 2 of train" in capsys.readouterr().err

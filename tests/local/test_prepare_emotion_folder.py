@@ -43,7 +43,7 @@ def test_folders_of_classes_and_speakers(tmp_path, capsys):
     told = capsys.readouterr()
     assert "3 speakers, so there are 3 folds" in told.out
     assert "no folder named after a class: 1 recordings" in told.err and "(first: whose.wav)" in told.err
-    assert len(list((tmp_path / "data/all/audio").iterdir())) == 1       # the rest is used as it lies there
+    assert len(list((tmp_path / "data/all/audio").iterdir())) == 1  # the rest is used as it lies there
 
 
 def test_without_speakers_every_recording_is_one_and_that_is_told(tmp_path, capsys):
@@ -53,8 +53,11 @@ def test_without_speakers_every_recording_is_one_and_that_is_told(tmp_path, caps
     main(Options(tmp_path / "corpus", data=tmp_path / "data", folds=3, nj=1))
     table = prepared(tmp_path / "data")
     assert len(set(table.speakers)) == 12
-    assert all(np.sum((table.folds == fold) & (table.labels == name)) == 2
-               for fold in ("fold1", "fold2", "fold3") for name in ("glad", "cross"))
+    assert all(
+        np.sum((table.folds == fold) & (table.labels == name)) == 2
+        for fold in ("fold1", "fold2", "fold3")
+        for name in ("glad", "cross")
+    )
     assert "speakers are not known: each recording counts as one" in capsys.readouterr().err
 
 
@@ -98,14 +101,17 @@ def test_table_that_names_what_lies_where_the_set_is_made_is_refused_and_loses_n
     assert recording.exists()
 
 
-@pytest.mark.parametrize("text, sentence", [
-    ("file\tlabel\tspeaker\n", "first line has to name the columns path, label and speaker"),
-    ("path\tlabel\tspeaker\n", "names no recording"),
-    ("path\tlabel\tspeaker\na.wav\tglad\t\n", "line 2 lacks its path, its label or its speaker"),
-    ("path\tlabel\tspeaker\nb.wav\tglad\ta\n", "line 2 names b.wav, which is not there"),
-    ("path\tlabel\tspeaker\na.wav\tglad\ta\n./a.wav\tglad\ta\n", "line 3 names ./a.wav, which comes twice"),
-    ("path\tlabel\tspeaker\na.wav\tglad\ta\n", "all recordings are of one speaker; give two or more"),
-])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("file\tlabel\tspeaker\n", "first line has to name the columns path, label and speaker"),
+        ("path\tlabel\tspeaker\n", "names no recording"),
+        ("path\tlabel\tspeaker\na.wav\tglad\t\n", "line 2 lacks its path, its label or its speaker"),
+        ("path\tlabel\tspeaker\nb.wav\tglad\ta\n", "line 2 names b.wav, which is not there"),
+        ("path\tlabel\tspeaker\na.wav\tglad\ta\n./a.wav\tglad\ta\n", "line 3 names ./a.wav, which comes twice"),
+        ("path\tlabel\tspeaker\na.wav\tglad\ta\n", "all recordings are of one speaker; give two or more"),
+    ],
+)
 def test_bad_table_is_one_sentence_and_nothing_is_made(tmp_path, text, sentence):
     wav(tmp_path / "a.wav")
     (tmp_path / "table.tsv").write_text(text)

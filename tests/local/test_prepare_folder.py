@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from cslib.config import UserError
-from cslib.data.audio_files import ffmpeg
+from cslib.corpora.audio_files import ffmpeg
 from cslib.data.manifests import MANIFESTS, read_manifest
 from local.prepare_folder import Options, choose_pairs, main
 
@@ -41,16 +41,16 @@ def corpus(tmp_path_factory):
     write(root / "studio.flac", rate=44_100)
     write(root / "studio_stereo.wav", rate=44_100, channels=2)
     write(root / "music.mp3")
-    write(root / "music.ogg")           # the same id as the mp3
+    write(root / "music.ogg")  # the same id as the mp3
     write(root / "a/b.wav")
-    write(root / "a-b.wav")             # the same id again
+    write(root / "a-b.wav")  # the same id again
     write(root / "short.wav", 0.5)
     soundfile.write(root / "silent.wav", np.zeros(2 * RATE), RATE)
     (root / "empty.wav").touch()
     soundfile.write(root / "no_samples.flac", np.zeros(0), RATE)
     write(root / "truncated.flac")
     data = (root / "truncated.flac").read_bytes()
-    (root / "truncated.flac").write_bytes(data[:len(data) // 2])
+    (root / "truncated.flac").write_bytes(data[: len(data) // 2])
     (root / "notes.txt").write_text("not audio")
     write(root / ".hidden.wav")
     return root
@@ -75,8 +75,13 @@ def test_every_good_recording_is_listed_once_and_every_other_has_its_reason(prep
     rows = [line.split("\t") for line in (prepared / "rejected.tsv").read_text().splitlines()]
     assert rows[0] == ["path", "reason"]
     reasons = {os.path.basename(path): reason.partition(":")[0] for path, reason in rows[1:]}
-    assert reasons == {"short.wav": "shorter than 1 s", "silent.wav": "silent", "empty.wav": "empty",
-                       "no_samples.flac": "empty", "truncated.flac": "unreadable"}
+    assert reasons == {
+        "short.wav": "shorter than 1 s",
+        "silent.wav": "silent",
+        "empty.wav": "empty",
+        "no_samples.flac": "empty",
+        "truncated.flac": "unreadable",
+    }
 
 
 def test_all_audio_is_16_khz_mono_of_the_listed_length_and_only_what_must_is_converted(prepared, corpus):
@@ -146,14 +151,17 @@ def test_set_inside_the_corpus_or_around_it_is_refused(tmp_path):
     assert (tmp_path / "speech/train/a.wav").exists() and (tmp_path / "train/b.wav").exists()
 
 
-@pytest.mark.parametrize("options, words", [
-    ({}, "give --train-dir"),
-    ({"train_dir": "absent"}, "no such folder"),
-    ({"train_dir": "bare"}, "there is no recording"),
-    ({"test_dir": "loose"}, "in folders named after speakers"),
-    ({"test_dir": "alone"}, "no nontarget pair"),
-    ({"test_dir": "single"}, "no target pair"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({}, "give --train-dir"),
+        ({"train_dir": "absent"}, "no such folder"),
+        ({"train_dir": "bare"}, "there is no recording"),
+        ({"test_dir": "loose"}, "in folders named after speakers"),
+        ({"test_dir": "alone"}, "no nontarget pair"),
+        ({"test_dir": "single"}, "no target pair"),
+    ],
+)
 def test_unusable_folders_end_in_a_sentence_with_nothing_written(tmp_path, options, words):
     (tmp_path / "bare").mkdir()
     write(tmp_path / "loose/a.wav")
@@ -208,7 +216,7 @@ def test_nontargets_are_chosen_evenly():
 
 
 def test_a_huge_test_set_never_makes_all_pairs():
-    speakers = np.repeat(np.arange(1000), 100)   # 5 billion pairs, 5 million targets
+    speakers = np.repeat(np.arange(1000), 100)  # 5 billion pairs, 5 million targets
     targets, nontargets = choose_pairs(speakers, np.random.default_rng(1), limit=20_000)
     assert len(targets) == 20_000 and len(nontargets) == 10_000
     assert (speakers[targets[:, 0]] == speakers[targets[:, 1]]).all()

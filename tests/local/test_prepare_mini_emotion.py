@@ -26,14 +26,18 @@ def test_every_speaker_speaks_in_every_style_and_is_in_one_fold(made):
     table = ClassTable.read(made / "all/emotions.tsv")
     assert Counter(table.labels.tolist()) == dict.fromkeys(STYLES, 3)
     assert Counter(zip(table.speakers, table.folds, strict=True)) == {
-        (f"styled-speaker-{n:03d}", f"fold{n + 1}"): 4 for n in range(3)}
+        (f"styled-speaker-{n:03d}", f"fold{n + 1}"): 4 for n in range(3)
+    }
     assert table.utterances.tolist() == [f"styled-{n:06d}" for n in range(12)]
     utterances = Utterances.open(made / "all")
     assert utterances.ids() == table.utterances.tolist()
     assert utterances.num_samples.min() >= 3 * 16_000 and utterances.num_samples.max() <= 6 * 16_000
     rows = [line.split("\t") for line in (made / "all/speakers.tsv").read_text().splitlines()[1:]]
-    assert {(row[1], row[2]) for row in rows} == {("styled-speaker-000", "f"), ("styled-speaker-001", "m"),
-                                                  ("styled-speaker-002", "f")}
+    assert {(row[1], row[2]) for row in rows} == {
+        ("styled-speaker-000", "f"),
+        ("styled-speaker-001", "m"),
+        ("styled-speaker-002", "f"),
+    }
 
 
 def test_neither_name_nor_order_tells_the_style(made):
@@ -64,12 +68,12 @@ def test_styles_overlap_and_the_channel_moves_the_level_more(monkeypatch, tmp_pa
     monkeypatch.setattr(prepare_mini_emotion, "draw_channel", quick_channel)
     for number in range(40):
         speak_in_styles(prepare_mini_emotion.Speaker("s", "m", (0, 3, number), tmp_path, [list("abcd")]))
-    values = np.column_stack([asked, levels]).reshape(40, 4, 4)           # [speaker, style, rate ... level]
+    values = np.column_stack([asked, levels]).reshape(40, 4, 4)  # [speaker, style, rate ... level]
     between = values.mean(0).std(0)
     within = values.std(0).mean(0)
-    assert (between[:3] > 0.5 * within[:3]).all()                         # there is something to learn
-    assert between[3] < 0.6 * within[3]                                   # and the level alone does not tell it
-    for column, name in enumerate(("rate", "pitch", "pitch_range")):      # no threshold parts two styles cleanly
+    assert (between[:3] > 0.5 * within[:3]).all()  # there is something to learn
+    assert between[3] < 0.6 * within[3]  # and the level alone does not tell it
+    for column, name in enumerate(("rate", "pitch", "pitch_range")):  # no threshold parts two styles cleanly
         ends = np.sort(values[..., column], axis=0)[[1, -2]]
         order = np.argsort(values[..., column].mean(0))
         assert all(ends[1, low] > ends[0, high] for low, high in zip(order, order[1:], strict=False)), name

@@ -41,11 +41,14 @@ def test_people_of_the_three_sets_are_those_of_the_mini_corpus_and_none_is_in_tw
 def test_training_utterances_may_stay_clean_and_be_mixed_later(options, tmp_path):
     main(replace(options, out=tmp_path / "pairs", mix_train=False))
     assert not (tmp_path / "pairs/train/noisy").exists() and people(tmp_path / "pairs/train") == people(
-        options.out / "train")
+        options.out / "train"
+    )
     assert PairedUtterances.open(tmp_path / "pairs/valid").ids() == PairedUtterances.open(options.out / "valid").ids()
     main(replace(options, out=tmp_path / "pairs"))
-    assert PairedUtterances.open(tmp_path / "pairs/train").digest() == PairedUtterances.open(
-        options.out / "train").digest()
+    assert (
+        PairedUtterances.open(tmp_path / "pairs/train").digest()
+        == PairedUtterances.open(options.out / "train").digest()
+    )
 
 
 def test_they_have_the_voices_that_they_have_in_the_mini_corpus(tmp_path, monkeypatch):
@@ -86,7 +89,7 @@ def test_noises_of_the_test_are_those_held_out_for_it(options):
         recording = np.tile(recording, len(noise) // len(recording) + 2)
         size = 1 << (len(recording) + len(noise)).bit_length()
         products = np.fft.irfft(np.fft.rfft(recording, size) * np.fft.rfft(noise, size).conj(), size)
-        return products.max() / np.linalg.norm(noise) / np.linalg.norm(recording[:len(noise)])
+        return products.max() / np.linalg.norm(noise) / np.linalg.norm(recording[: len(noise)])
 
     for name, bank in (("train", 0), ("valid", 0), ("test", 1)):
         noisy, clean = PairedUtterances.open(options.out / name).read(0).astype(float)
@@ -95,7 +98,7 @@ def test_noises_of_the_test_are_those_held_out_for_it(options):
 
 def test_there_is_silence_in_the_speech_and_none_in_the_clean_side(options):
     def silent_blocks(samples):
-        return (samples[:len(samples) // 160 * 160].reshape(-1, 160) == 0).all(axis=1).sum()
+        return (samples[: len(samples) // 160 * 160].reshape(-1, 160) == 0).all(axis=1).sum()
 
     dry, pairs = Utterances.open(options.out / "train/speech"), PairedUtterances.open(options.out / "train")
     assert sum(silent_blocks(dry.read(row)) for row in range(4)) > 0

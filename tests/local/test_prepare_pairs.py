@@ -8,14 +8,14 @@ import pytest
 import soundfile
 
 from cslib.config import UserError
-from cslib.data.pair_preparation import Pair
+from cslib.corpora.pair_preparation import Pair
 from cslib.data.pairs import Condition, PairedUtterances, read_conditions
 from cslib.data.utterances import Utterances
 from local import prepare_noise
 from local.prepare_pairs import Options, main, split
 from utils import validate_data
 
-TONES = np.arange(1, 7) * 500    # Hz, of six noises
+TONES = np.arange(1, 7) * 500  # Hz, of six noises
 
 
 def write(path: Path, samples: np.ndarray, rate: int = 16_000) -> Path:
@@ -37,7 +37,7 @@ def make_pairs(corpus: Path, names: list[str], rate: int = 16_000) -> None:
     for number, name in enumerate(names):
         clean = speech(number, rate=rate)
         write(corpus / "clean" / f"{name}.wav", clean, rate)
-        write(corpus / "noisy" / f"{name}.flac", clean + 0.1 * speech(100 + number, rate=rate)[:len(clean)], rate)
+        write(corpus / "noisy" / f"{name}.flac", clean + 0.1 * speech(100 + number, rate=rate)[: len(clean)], rate)
 
 
 @pytest.fixture
@@ -45,8 +45,15 @@ def tree(tmp_path) -> Options:
     """Five folders of two recordings to learn from, two recordings to test on."""
     make_pairs(tmp_path / "a", [f"s{s}/take {t}" for s in range(5) for t in range(2)])
     make_pairs(tmp_path / "b", ["one", "two"], rate=44_100)
-    return Options(tmp_path / "a/clean", tmp_path / "a/noisy", test_clean_dir=tmp_path / "b/clean",
-                   test_noisy_dir=tmp_path / "b/noisy", data=tmp_path / "data", valid_share=0.2, nj=1)
+    return Options(
+        tmp_path / "a/clean",
+        tmp_path / "a/noisy",
+        test_clean_dir=tmp_path / "b/clean",
+        test_noisy_dir=tmp_path / "b/noisy",
+        data=tmp_path / "data",
+        valid_share=0.2,
+        nj=1,
+    )
 
 
 def ids(folder: Path) -> list[str]:
@@ -63,7 +70,7 @@ def test_whole_folders_are_held_out_and_everything_else_is_kept(tree):
     for name in ("train", "valid", "test"):
         for side in ("clean", "noisy"):
             validate_data.main(validate_data.Options(tree.data / name / side, threads=1))
-    assert len(list(tree.data.rglob("*.flac"))) == 4        # of 44.1 kHz; the others are used as they lie there
+    assert len(list(tree.data.rglob("*.flac"))) == 4  # of 44.1 kHz; the others are used as they lie there
     noisy, clean = PairedUtterances.open(tree.data / "test").read(1) / 32768
     assert len(clean) == -(-soundfile.info(tree.test_clean_dir / "two.wav").frames * 160 // 441)
     assert np.corrcoef(noisy, clean)[0, 1] > 0.98
@@ -89,7 +96,8 @@ def test_a_rejected_recording_takes_its_partner_along_and_both_come_back_when_it
     assert ids(folder) == ["one"] and list(read_conditions(folder)) == ["one"]
     assert (folder / "noisy/rejected.tsv").read_text().splitlines()[1:] == [f"{silent}\tsilent"]
     assert (folder / "clean/rejected.tsv").read_text().splitlines()[1:] == [
-        f"{tree.test_clean_dir / 'two.wav'}\tno partner: {silent} is rejected"]
+        f"{tree.test_clean_dir / 'two.wav'}\tno partner: {silent} is rejected"
+    ]
     assert "test: 1 pairs, 1 left out" in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.gz")}
     main(tree)
@@ -113,11 +121,14 @@ def double(tree):
     write(tree.clean_dir / "s0/take_1.flac", speech(0))
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lose, r"clean/s3/take 1.wav: .*a/noisy has no recording of this name \(1 of 10 lack a partner\)"),
-    (cut, r"b/noisy/two.flac: has 9,565 samples at 16 kHz and its clean partner .*two.wav 9,601; mend or remove"),
-    (double, r"take_1.flac: .*take 1.wav has the same name, s0-take_1; rename or remove one of them"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lose, r"clean/s3/take 1.wav: .*a/noisy has no recording of this name \(1 of 10 lack a partner\)"),
+        (cut, r"b/noisy/two.flac: has 9,565 samples at 16 kHz and its clean partner .*two.wav 9,601; mend or remove"),
+        (double, r"take_1.flac: .*take 1.wav has the same name, s0-take_1; rename or remove one of them"),
+    ],
+)
 def test_folders_that_do_not_match_are_one_sentence_and_nothing_is_made(tree, spoil, message):
     spoil(tree)
     with pytest.raises(UserError, match=message):
@@ -125,13 +136,16 @@ def test_folders_that_do_not_match_are_one_sentence_and_nothing_is_made(tree, sp
     assert not tree.data.exists()
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"noisy_dir": None}, "clean_dir: goes with one of noisy_dir .* and noise .* here are 0"),
-    ({"noise": Path("n")}, "clean_dir: goes with one of noisy_dir .* here are 2"),
-    ({"test_clean_dir": None}, "test_clean_dir: goes with one of test_noisy_dir"),
-    ({"valid_share": 1.0}, "valid_share: 1.0 will not do"),
-    ({"test_clean_dir": Path("none")}, "none: there is no such folder; check the path"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"noisy_dir": None}, "clean_dir: goes with one of noisy_dir .* and noise .* here are 0"),
+        ({"noise": Path("n")}, "clean_dir: goes with one of noisy_dir .* here are 2"),
+        ({"test_clean_dir": None}, "test_clean_dir: goes with one of test_noisy_dir"),
+        ({"valid_share": 1.0}, "valid_share: 1.0 will not do"),
+        ({"test_clean_dir": Path("none")}, "none: there is no such folder; check the path"),
+    ],
+)
 def test_options_that_do_not_fit_are_one_sentence(tree, change, message):
     with pytest.raises(UserError, match=message):
         main(replace(tree, **change))
@@ -149,12 +163,19 @@ def mixed(tmp_path_factory) -> Options:
     for number in range(20):
         write(root / f"clean/c{number:02d}.wav", speech(number))
     for number in range(4):
-        write(root / f"test/t{number}.wav", 18 * speech(50 + number, rate=48_000), 48_000)     # loud
+        write(root / f"test/t{number}.wav", 18 * speech(50 + number, rate=48_000), 48_000)  # loud
     for hertz in TONES:
         write(root / f"noises/{hertz}.wav", 0.2 * np.sin(2 * np.pi * hertz * np.arange(16_000) / 16_000))
     prepare_noise.main(prepare_noise.Options(out=root / "data", noise_dir=root / "noises"))
-    options = Options(root / "clean", noise=root / "data/noise", test_clean_dir=root / "test",
-                      noise_test=root / "data/noise_test", data=root / "data", valid_share=0.2, nj=1)
+    options = Options(
+        root / "clean",
+        noise=root / "data/noise",
+        test_clean_dir=root / "test",
+        noise_test=root / "data/noise_test",
+        data=root / "data",
+        valid_share=0.2,
+        nj=1,
+    )
     main(options)
     return options
 
@@ -190,8 +211,13 @@ def test_measured_ratios_are_those_asked_for_and_all_come_equally_often(mixed):
 
 
 def test_no_noise_of_the_training_is_in_the_test(mixed):
-    heard = {name: {round(np.abs(np.fft.rfft(noise)).argmax() * 16_000 / len(noise) / 500)
-                    for _, noise in signals(mixed.data / name).values()} for name in ("train", "valid", "test")}
+    heard = {
+        name: {
+            round(np.abs(np.fft.rfft(noise)).argmax() * 16_000 / len(noise) / 500)
+            for _, noise in signals(mixed.data / name).values()
+        }
+        for name in ("train", "valid", "test")
+    }
     assert len(heard["train"]) > 1 and heard["valid"] <= {1, 2, 3, 4, 5, 6}
     assert not (heard["train"] | heard["valid"]) & heard["test"]
 
@@ -201,7 +227,7 @@ def test_clean_speech_is_what_was_given_without_its_digital_silence(mixed):
     for row, (clean, _) in enumerate(signals(mixed.data / "train").values()):
         speech = given.read(row)
         assert np.abs(clean - speech).max() <= 6 and np.std(clean - speech) == pytest.approx(1.0, abs=0.1)
-        assert not any((block == 0).all() for block in clean[:len(clean) // 80 * 80].reshape(-1, 80))
+        assert not any((block == 0).all() for block in clean[: len(clean) // 80 * 80].reshape(-1, 80))
 
 
 def test_loud_speech_is_turned_down_on_both_sides_and_never_clips(mixed):
@@ -223,8 +249,9 @@ def test_number_of_processes_does_not_matter_and_the_seed_does(mixed, tmp_path):
 
 
 def files_of_sets(data: Path) -> dict[str, bytes]:
-    return {f"{name}/{path}": content for name in ("train", "valid", "test")
-            for path, content in files(data / name).items()}
+    return {
+        f"{name}/{path}": content for name in ("train", "valid", "test") for path, content in files(data / name).items()
+    }
 
 
 def test_an_interrupted_run_mixes_only_what_is_missing_and_a_whole_one_nothing(mixed, capsys):
@@ -246,7 +273,8 @@ def test_training_set_may_stay_clean_and_be_mixed_later(mixed, tmp_path):
     later = replace(mixed, data=tmp_path / "data", mix_train=False)
     main(later)
     assert files(tmp_path / "data/train").keys() == files(mixed.data / "train").keys() - {
-        f"{side}/audio/{name}.flac" for side in ("clean", "noisy") for name in ids(mixed.data / "train")}
+        f"{side}/audio/{name}.flac" for side in ("clean", "noisy") for name in ids(mixed.data / "train")
+    }
     assert ids(tmp_path / "data/valid") == ids(mixed.data / "valid")
     assert Utterances.open(tmp_path / "data/train/speech").ids() == ids(mixed.data / "train")
     main(replace(later, mix_train=True))

@@ -53,8 +53,9 @@ def ids(folder):
 
 
 def times(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")
-            if path.is_file() and path.name != "journal.jsonl"}
+    return {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "journal.jsonl"
+    }
 
 
 def strongest(samples):
@@ -67,7 +68,7 @@ def test_two_speakers_are_held_out_and_the_test_set_is_whole(data):
     assert ids(data / "test") == ["p232_001", "p257_003"]
     for name in ("train", "valid", "test"):
         for side in ("clean", "noisy"):
-            validate_data.main(validate_data.Options(data / name / side, threads=1))   # no speaker in the manifests
+            validate_data.main(validate_data.Options(data / name / side, threads=1))  # no speaker in the manifests
             rows = (data / name / side / "speakers.tsv").read_text().splitlines()
             assert rows[1:] == [f"{utterance}\t{utterance[:4]}" for utterance in ids(data / name)]
 
@@ -83,11 +84,11 @@ def test_recordings_are_resampled_to_16_khz_with_both_sides_in_step(corpus, data
         path = corpus / "clean_trainset_28spk_wav" / f"{name}.wav"
         assert len(clean) == -(-soundfile.info(path).frames // 3)
         assert strongest(clean) == pytest.approx(1000, abs=16000 / len(clean))
-        inner = clean[200:-200]                             # away from the edges only the lower tone is left
+        inner = clean[200:-200]  # away from the edges only the lower tone is left
         assert np.sqrt(np.mean(inner**2)) == pytest.approx(0.1 / np.sqrt(2), rel=0.01)
         assert np.corrcoef(inner, noisy[200:-200])[0, 1] > 0.95
         assert soundfile.info(data / f"train/noisy/audio/{name}.flac").subtype == "PCM_16"
-    assert len(list(corpus.rglob("*.wav"))) == 20           # the source stays
+    assert len(list(corpus.rglob("*.wav"))) == 20  # the source stays
 
 
 def test_other_counts_than_published_are_reported(tmp_path, capsys):
@@ -96,10 +97,12 @@ def test_other_counts_than_published_are_reported(tmp_path, capsys):
     assert "trainset_28spk has 8 pairs of 4 speakers here, published are 11,572 of 28" in told.err
     assert "testset has 2 pairs of 2 speakers here, published are 824 of 2" in told.err
     for name, expected in (("train", "10,802"), ("valid", "770"), ("test", "824")):
-        assert f"{name}: {len(ids(tmp_path / 'data' / name))} pairs, of the published ones it would be {expected}" \
+        assert (
+            f"{name}: {len(ids(tmp_path / 'data' / name))} pairs, of the published ones it would be {expected}"
             in told.err
+        )
     assert "valid: holds out p226 and p287" in told.out
-    assert not list((tmp_path / "data").rglob("*.flac"))    # at 16 kHz they are used as they lie there
+    assert not list((tmp_path / "data").rglob("*.flac"))  # at 16 kHz they are used as they lie there
 
 
 def test_of_the_larger_training_set_two_others_are_held_out(tmp_path):
@@ -117,7 +120,7 @@ def test_a_second_run_touches_nothing_and_a_killed_one_goes_on(corpus, data, cap
     main(Options(corpus, data=data, nj=2))
     assert "complete already, nothing to do" in capsys.readouterr().out
     assert times(data) == before
-    lost = data / "valid/noisy/audio/p226_002.flac"         # as if it had been killed before this one was made
+    lost = data / "valid/noisy/audio/p226_002.flac"  # as if it had been killed before this one was made
     for path in (lost, data / "valid/pairs.tsv", *(data / "valid/noisy").glob("*.*")):
         path.unlink()
     main(Options(corpus, data=data, nj=1))
@@ -165,14 +168,20 @@ def lose_the_held_out(corpus):
             path.unlink()
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lose_a_partner, r"clean_trainset_28spk_wav/p228_002.wav: .*noisy_trainset_28spk_wav has no recording of this "
-                     r"name \(1 of 8 lack a partner\)"),
-    (add_a_stranger, r"noisy_testset_wav/hello.wav: is not named like p226_001.wav"),
-    (lose_a_folder, r"clean_testset_wav: there is no such folder; unpack clean_testset_wav.zip there, from https"),
-    (cut_a_partner, r"noisy_testset_wav/p257_003.wav: has 4,303 samples at 16 kHz and its clean partner .* 4,803"),
-    (lose_the_held_out, r"trainset_28spk: has to hold recordings of p226 or p287"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (
+            lose_a_partner,
+            r"clean_trainset_28spk_wav/p228_002.wav: .*noisy_trainset_28spk_wav has no recording of this "
+            r"name \(1 of 8 lack a partner\)",
+        ),
+        (add_a_stranger, r"noisy_testset_wav/hello.wav: is not named like p226_001.wav"),
+        (lose_a_folder, r"clean_testset_wav: there is no such folder; unpack clean_testset_wav.zip there, from https"),
+        (cut_a_partner, r"noisy_testset_wav/p257_003.wav: has 4,303 samples at 16 kHz and its clean partner .* 4,803"),
+        (lose_the_held_out, r"trainset_28spk: has to hold recordings of p226 or p287"),
+    ],
+)
 def test_what_is_not_the_published_layout_is_refused_in_a_sentence_before_anything_is_made(tmp_path, spoil, message):
     spoil(make_corpus(tmp_path, rate=16_000))
     with pytest.raises(UserError, match=message):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from cslib.config import UserError
-from cslib.data.audio_files import ffmpeg
+from cslib.corpora.audio_files import ffmpeg
 from cslib.data.manifests import MANIFESTS, read_manifest
 from local.prepare_voxceleb import Options, find_lists, main, read_sexes
 
@@ -69,10 +69,15 @@ def test_vox1_of_either_layout_gives_the_whole_test_set_with_four_lists(tmp_path
     rows = [line.split("\t") for line in (folder / "speakers.tsv").read_text().splitlines()]
     assert rows[:2] == [["utterance", "speaker", "session"], [expected[0], "id10001", VIDEOS[0]]]
     assert {path.name for path in (folder / "trials").iterdir()} == {
-        "vox1_o.txt", "vox1_o_original.txt", "vox1_e.txt", "vox1_h.txt"}
+        "vox1_o.txt",
+        "vox1_o_original.txt",
+        "vox1_e.txt",
+        "vox1_h.txt",
+    }
     assert (folder / "trials/vox1_o.txt").read_text().splitlines()[:2] == [
         f"id10270-{VIDEOS[0]}-00001 id10270-{VIDEOS[1]}-00001 target",
-        f"id10270-{VIDEOS[0]}-00001 id10001-{VIDEOS[0]}-00001 nontarget"]
+        f"id10270-{VIDEOS[0]}-00001 id10001-{VIDEOS[0]}-00001 nontarget",
+    ]
     warnings = capsys.readouterr().err
     assert "VoxCeleb1 has 6 utterances of 3 speakers here, published are 153,516 of 1,251" in warnings
     assert "veri_test2.txt: 3 trials, published are 37,611" in warnings
@@ -89,8 +94,11 @@ def test_vox2_m4a_become_16_khz_flac_once_and_the_source_stays(tmp_path, m4a, ca
         path = recording["sources"][0]["source"]
         info = soundfile.info(path)
         assert (info.samplerate, info.channels, info.frames) == (RATE, 1, recording["num_samples"])
-        assert path == str(folder / "audio" / (recording["id"][:7] + "/" + recording["id"][8:19] + "/"
-                                               + recording["id"][20:] + ".flac"))
+        assert path == str(
+            folder
+            / "audio"
+            / (recording["id"][:7] + "/" + recording["id"][8:19] + "/" + recording["id"][20:] + ".flac")
+        )
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.flac")}
     main(Options(vox2=tmp_path / "vox2", data=tmp_path / "data", nj=1))
     assert "nothing to do" in capsys.readouterr().out
@@ -123,7 +131,7 @@ def test_of_two_formats_of_a_recording_the_one_that_needs_no_conversion_is_taken
 def test_damaged_m4a_is_listed_and_too_many_of_them_are_an_error_that_keeps_the_conversions(tmp_path, m4a):
     make_vox2(tmp_path / "vox2", m4a)
     bad = sorted(tmp_path.glob("vox2/**/*.m4a"))
-    bad[3].write_bytes(m4a[:len(m4a) // 2])
+    bad[3].write_bytes(m4a[: len(m4a) // 2])
     main(Options(vox2=tmp_path / "vox2", data=tmp_path / "data", nj=1))
     rows = (tmp_path / "data/train/rejected.tsv").read_text().splitlines()
     assert len(rows) == 2 and rows[1].startswith(f"{bad[3]}\tunreadable")
@@ -155,10 +163,13 @@ def test_trials_of_absent_recordings_are_left_out_and_counted(tmp_path, capsys):
     assert "1 of 4 trials are left out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", [
-    "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid10001\tA.J._Buckley\tm\tIreland\tdev\n",
-    "VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \nid10001 ,n000012 ,m ,dev \n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid10001\tA.J._Buckley\tm\tIreland\tdev\n",
+        "VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \nid10001 ,n000012 ,m ,dev \n",
+    ],
+)
 def test_sexes_come_from_the_published_table_where_it_is_there(tmp_path, text):
     assert read_sexes(tmp_path) == {}
     (tmp_path / "vox1_meta.csv").write_text(text)
@@ -176,12 +187,15 @@ def test_table_added_later_brings_the_column(tmp_path):
     assert [row[2] for row in rows[1:]] == ["f", "f", "-", "-", "-", "-"]
 
 
-@pytest.mark.parametrize("options, words", [
-    ({}, "give --vox2"),
-    ({"vox2": "absent"}, "no such folder"),
-    ({"vox2": "empty"}, "give the folder into which VoxCeleb2 dev was unpacked"),
-    ({"vox2": "empty", "trials": "empty"}, "give --vox1 too"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({}, "give --vox2"),
+        ({"vox2": "absent"}, "no such folder"),
+        ({"vox2": "empty"}, "give the folder into which VoxCeleb2 dev was unpacked"),
+        ({"vox2": "empty", "trials": "empty"}, "give --vox1 too"),
+    ],
+)
 def test_wrong_folders_end_in_a_sentence(tmp_path, options, words):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=words):

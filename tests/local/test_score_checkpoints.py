@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from cslib import checkpoints
 from cslib.config import UserError, parse
 from cslib.data.trials import write_trials
-from cslib.training import checkpoint
 from local import plot_training, score_checkpoints
 from tests.tiny_run import make_set, train
 
@@ -20,27 +20,32 @@ def trials(tmp_path):
     pairs = [(a, b) for a in range(8) for b in range(a)]
     path = data / "trials/clean.txt"
     path.parent.mkdir()
-    write_trials(path, [f"u{a:02d}" for a, _ in pairs], [f"u{b:02d}" for _, b in pairs],
-                 [a % 3 == b % 3 for a, b in pairs])
+    write_trials(
+        path, [f"u{a:02d}" for a, _ in pairs], [f"u{b:02d}" for _, b in pairs], [a % 3 == b % 3 for a, b in pairs]
+    )
     return path
 
 
 def call(exp, trials):
-    score_checkpoints.main(parse(score_checkpoints.Options, [
-        "--exp", str(exp), "--trials", str(trials), "--device", "cpu", "--workers", "0"]))
+    score_checkpoints.main(
+        parse(
+            score_checkpoints.Options, ["--exp", str(exp), "--trials", str(trials), "--device", "cpu", "--workers", "0"]
+        )
+    )
     return json.loads((exp / "error_rates.json").read_text())
 
 
 def test_every_kept_encoder_is_scored_and_its_rate_is_in_the_learning_curve(trials, tmp_path):
     run = train(trials.parents[1], tmp_path / "run", *KEEP)
-    assert list(checkpoint.kept(run / "checkpoints")) == [2, 4]
+    assert list(checkpoints.kept(run / "checkpoints")) == [2, 4]
     rates = call(run, trials)
     assert list(rates) == ["2", "4"] and all(0 <= one["eer clean"] <= 100 for one in rates.values())
     plot_training.main(parse(plot_training.Options, ["--runs", str(run), "--out", str(tmp_path / "curves")]))
     curves = json.loads((tmp_path / "curves.json").read_text())["runs"]["run"]
     found = dict(zip(curves["step"], curves["eer clean"], strict=True))
     assert {step: found[step] for step in (2, 4)} == {
-        int(step): pytest.approx(one["eer clean"], rel=1e-4) for step, one in rates.items()}
+        int(step): pytest.approx(one["eer clean"], rel=1e-4) for step, one in rates.items()
+    }
     assert found[1] is None
 
 
@@ -48,8 +53,14 @@ def test_the_last_kept_encoder_is_the_final_one_and_keeping_changes_no_training(
     data = trials.parents[1]
     kept = train(data, tmp_path / "kept", *KEEP, "--training.steps", "4")
     plain = train(data, tmp_path / "plain", "--training.steps", "4", "--training.checkpoint_every", "2")
-    states = [checkpoint.load(path) for path in (checkpoint.kept(kept / "checkpoints")[4],
-                                                 kept / "checkpoints/final.pt", plain / "checkpoints/final.pt")]
+    states = [
+        checkpoints.load(path)
+        for path in (
+            checkpoints.kept(kept / "checkpoints")[4],
+            kept / "checkpoints/final.pt",
+            plain / "checkpoints/final.pt",
+        )
+    ]
     assert states[0]["identity"] == states[1]["identity"] == states[2]["identity"]
     for name, value in states[2]["encoder"].items():
         assert all((state["encoder"][name] == value).all() for state in states)

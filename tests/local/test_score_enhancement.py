@@ -11,10 +11,10 @@ import pytest
 import soundfile
 
 from cslib.config import UserError
-from cslib.enhancement.measures import HEADLINE, MEASURES
+from cslib.evaluation.speech_quality import HEADLINE, MEASURES
 from local import score_enhancement
 from local.score_enhancement import Options
-from tests.enhancement.speech import RATE, needs_pesq, noisy, talk
+from tests.evaluation.speech import RATE, needs_pesq, noisy, talk
 
 ROOT = Path(score_enhancement.__file__).resolve().parent.parent
 pytestmark = needs_pesq
@@ -32,8 +32,9 @@ def folders(tmp_path):
 
 def called(*words):
     command = [sys.executable, "local/score_enhancement.py", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
 
 
 def test_prints_exactly_one_line_of_json_names_failures_and_writes_the_table(folders):

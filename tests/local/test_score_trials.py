@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cslib.config import UserError, parse
+from cslib.data.embeddings import EmbeddingWriter
 from cslib.data.trials import read_trials, write_trials
-from cslib.embeddings import EmbeddingWriter
-from cslib.scoring.metrics import equal_error_rate
-from cslib.scoring.score_files import read_scores
+from cslib.evaluation.error_rates import equal_error_rate
+from cslib.evaluation.score_files import read_scores
 from local import compute_metrics, score_trials
 
 SPEAKERS, PER_SPEAKER, SIZE = 8, 5, 16
@@ -30,8 +30,9 @@ def folder(tmp_path):
     (tmp_path / "speakers.tsv").write_text("utterance\tspeaker\n" + "".join(lines))
     enrol, test = (side.ravel() for side in np.meshgrid(np.arange(len(ids)), np.arange(len(ids))))
     enrol, test = enrol[enrol < test], test[enrol < test]
-    write_trials(tmp_path / "clean.txt", [ids[e] for e in enrol], [ids[t] for t in test],
-                 speaker[enrol] == speaker[test])
+    write_trials(
+        tmp_path / "clean.txt", [ids[e] for e in enrol], [ids[t] for t in test], speaker[enrol] == speaker[test]
+    )
     return tmp_path
 
 
@@ -41,10 +42,28 @@ def write_embeddings(path, ids, values):
 
 
 def options(folder, *more):
-    return parse(score_trials.Options, [
-        "--embeddings", f"{folder}/test.scp", "--trials", f"{folder}/clean.txt", "--system", "csc",
-        "--speakers", f"{folder}/speakers.tsv", "--cohort", f"{folder}/train.scp",
-        "--out", f"{folder}/scores", "--device", "cpu", "--top-k", "20", *more])
+    return parse(
+        score_trials.Options,
+        [
+            "--embeddings",
+            f"{folder}/test.scp",
+            "--trials",
+            f"{folder}/clean.txt",
+            "--system",
+            "csc",
+            "--speakers",
+            f"{folder}/speakers.tsv",
+            "--cohort",
+            f"{folder}/train.scp",
+            "--out",
+            f"{folder}/scores",
+            "--device",
+            "cpu",
+            "--top-k",
+            "20",
+            *more,
+        ],
+    )
 
 
 def row(folder, scoring):
@@ -60,8 +79,16 @@ def test_every_scoring_gives_a_score_file_and_a_row(folder, capsys):
         assert found["eer"] == equal_error_rate(scores, trials.targets)
         assert found["eer_ci95"][0] <= found["eer"] <= found["eer_ci95"][1]
         assert (found["targets"], found["nontargets"]) == (80, 700)
-        assert list(found) == ["system", "trials", "scoring", "eer", "eer_ci95", "min_dcf_0.01", "targets",
-                               "nontargets"]
+        assert list(found) == [
+            "system",
+            "trials",
+            "scoring",
+            "eer",
+            "eer_ci95",
+            "min_dcf_0.01",
+            "targets",
+            "nontargets",
+        ]
     assert row(folder, "mean")["eer"] < row(folder, "cosine")["eer"]
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -79,8 +106,11 @@ def test_streams_are_scored_by_the_most_alike_pair(folder):
     trials = read_trials(folder / "clean.txt")
     streams = np.random.default_rng(1).standard_normal((len(trials.ids), 2, SIZE))
     write_embeddings(folder / "streams", trials.ids, streams)
-    score_trials.main(options(folder, "--scoring", "cosine", "--embeddings", f"{folder}/streams.scp",
-                              "--cohort", f"{folder}/streams.scp"))
+    score_trials.main(
+        options(
+            folder, "--scoring", "cosine", "--embeddings", f"{folder}/streams.scp", "--cohort", f"{folder}/streams.scp"
+        )
+    )
     scores = read_scores(folder / "scores" / "csc_clean_cosine.txt", trials)
     streams /= np.linalg.norm(streams, axis=2, keepdims=True)
     one, other = streams[trials.enrol_index[7]], streams[trials.test_index[7]]
@@ -164,11 +194,14 @@ def test_an_utterance_without_a_speaker_is_named(folder):
         score_trials.main(options(folder))
 
 
-@pytest.mark.parametrize("change, complaint", [
-    (("--scoring", "guess"), "give some of cosine,mean,asnorm,plda"),
-    (("--speakers", "nowhere.tsv"), "nowhere.tsv: could not be read"),
-    (("--cohort-size", "1"), "at least two cohort utterances"),
-])
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (("--scoring", "guess"), "give some of cosine,mean,asnorm,plda"),
+        (("--speakers", "nowhere.tsv"), "nowhere.tsv: could not be read"),
+        (("--cohort-size", "1"), "at least two cohort utterances"),
+    ],
+)
 def test_bad_options_are_one_sentence(folder, change, complaint):
     with pytest.raises(UserError, match=complaint):
         score_trials.main(options(folder, *change))

@@ -15,8 +15,13 @@ NETWORK = {"num_mels": 20, "channels": [4, 4, 8, 8], "blocks": [1, 1, 1, 1], "st
 
 
 def final(path, name, module, **network):
-    torch.save({"config": {"network": {"name": name, **network}},
-                "encoder": module.build(module.Config(**network)).state_dict()}, path)
+    torch.save(
+        {
+            "config": {"network": {"name": name, **network}},
+            "encoder": module.build(module.Config(**network)).state_dict(),
+        },
+        path,
+    )
     return path
 
 
@@ -41,19 +46,36 @@ def test_labels_of_a_fold_are_those_of_the_other_speakers(table, tmp_path):
 
 
 def test_development_part_is_not_learnt_from(tmp_path):
-    rows = [Labelled(f"u{n:02d}", "ab"[n % 2], f"s{n // 2}", ("train", "development", "test1")[n // 2 % 3])
-            for n in range(24)]
+    rows = [
+        Labelled(f"u{n:02d}", "ab"[n % 2], f"s{n // 2}", ("train", "development", "test1")[n // 2 % 3])
+        for n in range(24)
+    ]
     ClassTable.of(rows).write(tmp_path / "emotions.tsv")
-    main(Options(tmp_path / "emotions.tsv", final(tmp_path / "final.pt", "resnet", resnet, **NETWORK),
-                 tmp_path / "out"))
+    main(
+        Options(tmp_path / "emotions.tsv", final(tmp_path / "final.pt", "resnet", resnet, **NETWORK), tmp_path / "out")
+    )
     assert [path.parent.name for path in (tmp_path / "out").glob("*/labels.tsv")] == ["test1"]
     labels = read_table(tmp_path / "out/test1/labels.tsv")
     assert list(labels) == [row.utterance for row in rows if row.fold == "train"]
 
 
 def test_network_that_separates_is_refused_before_anything_is_made(table, tmp_path):
-    path = final(tmp_path / "final.pt", "galr", galr, window=400, filters=16, features=8, hidden=8, segment=8, heads=2,
-                 low_dim=4, shared_blocks=1, speech_blocks=1, speaker_blocks=1, embedding_size=8)
+    path = final(
+        tmp_path / "final.pt",
+        "galr",
+        galr,
+        window=400,
+        filters=16,
+        features=8,
+        hidden=8,
+        segment=8,
+        heads=2,
+        low_dim=4,
+        shared_blocks=1,
+        speech_blocks=1,
+        speaker_blocks=1,
+        embedding_size=8,
+    )
     with pytest.raises(UserError, match="final.pt: this network names no embedding layers"):
         main(Options(table, path, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

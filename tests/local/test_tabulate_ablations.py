@@ -21,9 +21,13 @@ def run_folder(trial_list, arm, seed, separation, identity="utterance"):
     row = write_scored(folder, arm, trial_list, seed, separation)
     write_json(folder / "results.json", {"method": arm, "seed": seed, "rows": [row]})
     write_lines(folder / "config.yaml", [f"objective: {{name: csc, identity: {identity}}}"])
-    write_lines(folder / "log.jsonl", [json.dumps(
-        {"step": step, "si_snr_improvement": seed + step, "mi_bound": 1.0, "nearest_identity": 0.25})
-        for step in (1, 2)])
+    write_lines(
+        folder / "log.jsonl",
+        [
+            json.dumps({"step": step, "si_snr_improvement": seed + step, "mi_bound": 1.0, "nearest_identity": 0.25})
+            for step in (1, 2)
+        ],
+    )
     return folder
 
 
@@ -41,10 +45,16 @@ def bounds(cell):
 @pytest.fixture
 def folders(trial_list, monkeypatch):
     monkeypatch.setattr(tabulate_ablations, "DRAWS", 40)
-    return [run_folder(trial_list, arm, seed, separation, identity)
-            for seed in (2, 1) for arm, separation, identity in (
-                ("attention", 2.0, "utterance"), ("same", 2.0, "utterance"), ("worse", 1.0, "utterance"),
-                ("told", 3.0, "speaker"))]
+    return [
+        run_folder(trial_list, arm, seed, separation, identity)
+        for seed in (2, 1)
+        for arm, separation, identity in (
+            ("attention", 2.0, "utterance"),
+            ("same", 2.0, "utterance"),
+            ("worse", 1.0, "utterance"),
+            ("told", 3.0, "speaker"),
+        )
+    ]
 
 
 def test_arms_are_compared_with_the_first_by_paired_differences(folders, tmp_path):
@@ -52,13 +62,13 @@ def test_arms_are_compared_with_the_first_by_paired_differences(folders, tmp_pat
     assert header[:3] == ["arm", "EER % clean (each seed)", "minus attention, clean"]
     attention, same, worse, told = lines
     assert attention[2] == ""
-    assert bounds(same[2]) == (0, 0, 0)             # the same scores: paired, nothing is left to chance
+    assert bounds(same[2]) == (0, 0, 0)  # the same scores: paired, nothing is left to chance
     value, low, high = bounds(worse[2])
     assert 0 < low < value < high
     assert bounds(told[2])[2] < 0
     means = [float(line[1].split()[0]) for line in (attention, worse)]
     assert value == pytest.approx(means[1] - means[0], abs=0.011)
-    assert attention[3:] == ["3.50", "1.00", "0.25"]       # last lines: (1 + 2 + 2 + 2) / 2
+    assert attention[3:] == ["3.50", "1.00", "0.25"]  # last lines: (1 + 2 + 2 + 2) / 2
 
 
 def test_runs_pair_by_seed_whatever_their_order(folders, tmp_path):

@@ -7,9 +7,9 @@ import pytest
 
 from cslib.config import UserError
 from cslib.data.trials import read_trials, write_trials
+from cslib.evaluation.error_rates import equal_error_rate
+from cslib.evaluation.score_files import read_scores, write_scores
 from cslib.files import write_json
-from cslib.scoring.metrics import equal_error_rate
-from cslib.scoring.score_files import read_scores, write_scores
 from local.tabulate_conditions import Options, main, trial_groups
 
 NAMES = [f"u{n}" for n in range(12)]
@@ -29,12 +29,16 @@ def runs(tmp_path):
     for seed in (1, 2):
         noise = np.random.default_rng(seed).normal(size=66)
         rows = []
-        for name, scores in (("adverse", noise + targets), ("adverse_good", noise + 4 * targets),
-                             ("adverse_idle", noise + targets)):
+        for name, scores in (
+            ("adverse", noise + targets),
+            ("adverse_good", noise + 4 * targets),
+            ("adverse_idle", noise + targets),
+        ):
             path = tmp_path / f"run{seed}/scores/csc_{name}_cosine.txt"
             write_scores(path, trials, scores)
-            write_json(path.with_suffix(".json"), {"trial_list": str(data / "trials/adverse.txt"),
-                                                   "score_file": path.name})
+            write_json(
+                path.with_suffix(".json"), {"trial_list": str(data / "trials/adverse.txt"), "score_file": path.name}
+            )
             rows.append({"system": "csc", "trials": name, "scoring": "cosine"})
         write_json(tmp_path / f"run{seed}/results.json", {"rows": rows})
     return [tmp_path / "run1", tmp_path / "run2"]
@@ -49,8 +53,15 @@ def test_groups_are_by_the_worse_side_and_by_the_number_of_interferers(runs):
     groups = trial_groups(read_trials(data / "trials/adverse.txt"), data / "conditions.tsv")
     counts = {name: int(chosen.sum()) for name, chosen in groups.items()}
     # Of 12 recordings 4 are below 5 dB and 4 from 5 to below 10 dB; 6 have an interferer.
-    assert counts == {"all": 66, "SNR 0 to 5 dB": 6 + 4 * 8, "SNR 5 to 10 dB": 6 + 4 * 4, "SNR 10 to 15 dB": 6,
-                      "interferer none": 15, "interferer in one": 36, "interferer in both": 15}
+    assert counts == {
+        "all": 66,
+        "SNR 0 to 5 dB": 6 + 4 * 8,
+        "SNR 5 to 10 dB": 6 + 4 * 4,
+        "SNR 10 to 15 dB": 6,
+        "interferer none": 15,
+        "interferer in one": 36,
+        "interferer in both": 15,
+    }
 
 
 def test_table_has_means_over_seeds_and_what_each_enhancer_is_worth(runs, capsys):
@@ -59,8 +70,10 @@ def test_table_has_means_over_seeds_and_what_each_enhancer_is_worth(runs, capsys
     assert capsys.readouterr().out.splitlines() == lines and len(lines) == 2 + 2 + 7
     assert lines[0] == "**csc**" and lines[2] == "| trials | targets | non-targets | as they are | good | idle |"
     trials = read_trials(runs[0].parent / "data/trials/adverse.txt")
-    plain, good = ([equal_error_rate(read_scores(run / f"scores/csc_{name}_cosine.txt", trials), trials.targets)
-                    for run in runs] for name in ("adverse", "adverse_good"))
+    plain, good = (
+        [equal_error_rate(read_scores(run / f"scores/csc_{name}_cosine.txt", trials), trials.targets) for run in runs]
+        for name in ("adverse", "adverse_good")
+    )
     cells = lines[4].strip("| ").split(" | ")
     assert cells[:4] == ["all", "18", "48", f"{np.mean(plain):.2f}"]
     rate, difference, low, high = map(float, re.findall(r"[-+]?[0-9.]+", cells[4]))
@@ -80,7 +93,8 @@ def test_enhancers_are_columns_in_the_order_they_are_asked_for(runs):
     assert turned[4:] == [[*line[:4], line[5], line[4]] for line in whole[4:]] and turned[2][4:] == ["idle", "good"]
     main(options_of(runs, enhancers="good"))
     assert [line[:5] for line in whole[4:]] == [
-        line.strip("| ").split(" | ") for line in (runs[0] / "table.md").read_text().splitlines()[4:]]
+        line.strip("| ").split(" | ") for line in (runs[0] / "table.md").read_text().splitlines()[4:]
+    ]
 
 
 def test_runs_and_systems_that_will_not_do_are_refused(runs):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cslib.config import UserError
-from cslib.enhancement.folders import Scores
-from cslib.enhancement.measures import HEADLINE, MEASURES
+from cslib.evaluation.enhanced_folders import Scores
+from cslib.evaluation.speech_quality import HEADLINE, MEASURES
 from cslib.files import write_json
 from local.tabulate_enhancement import Options, main
 
@@ -32,26 +32,33 @@ def test_means_over_seeds_and_paired_gains(tmp_path, capsys):
     assert [line.split(" | ")[1] for line in lines if line.startswith("| crn | ")][:2] == ["none", "cr"]
     gains = [line for line in lines if " over " in line]
     # The spread over recordings, ten times the gain, is in neither interval.
-    assert gains == ["| crn | cr over none | +0.200 [+0.200, +0.200] | +0.100, +0.300 | +0.200 [+0.200, +0.200] | "
-                     "+0.100, +0.300 |"]
+    assert gains == [
+        "| crn | cr over none | +0.200 [+0.200, +0.200] | +0.100, +0.300 | +0.200 [+0.200, +0.200] | +0.100, +0.300 |"
+    ]
 
 
 def test_runs_that_were_mixed_otherwise_are_a_line_of_their_own(tmp_path):
     runs = [run_folder(tmp_path / mixing, 1, gain, mixing=mixing) for mixing, gain in (("once", 0.1), ("anew", 0.3))]
     main(Options(runs=",".join(map(str, runs)), out=tmp_path / "table.md"))
     gains = [line.split(" | ")[:3] for line in (tmp_path / "table.md").read_text().splitlines() if " over " in line]
-    assert gains == [["| crn", "cr over none", "+0.100 [+0.100, +0.100]"],
-                     ["| crn, mixed anew", "cr over none", "+0.300 [+0.300, +0.300]"]]
+    assert gains == [
+        ["| crn", "cr over none", "+0.100 [+0.100, +0.100]"],
+        ["| crn, mixed anew", "cr over none", "+0.300 [+0.300, +0.300]"],
+    ]
 
 
 def test_runs_in_other_spaces_are_told_apart_and_those_of_one_seed_are_not_averaged(tmp_path, capsys):
     spaces = {"a": "logmel", "b": "dino resnet, 300 steps", "c": "dino resnet, 300 steps"}
-    runs = [run_folder(tmp_path / name, seed, 0.1, space=space)
-            for seed, (name, space) in zip((1, 1, 2), spaces.items(), strict=True)]
+    runs = [
+        run_folder(tmp_path / name, seed, 0.1, space=space)
+        for seed, (name, space) in zip((1, 1, 2), spaces.items(), strict=True)
+    ]
     main(Options(runs=",".join(map(str, runs))))
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert [(line[0], line[-1]) for line in lines if line[1:2] == ["none"]] == [
-        ("| crn, logmel", "1.807 (1) |"), ("| crn, dino resnet, 300 steps", "1.807 (1), 1.807 (2) |")]
+        ("| crn, logmel", "1.807 (1) |"),
+        ("| crn, dino resnet, 300 steps", "1.807 (1), 1.807 (2) |"),
+    ]
     with pytest.raises(UserError, match="a and .*d are both crn of seed 1"):
         main(Options(runs=f"{runs[0]},{run_folder(tmp_path / 'd', 1, 0.1, space='logmel')}"))
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
+from cslib.checkpoints import load_encoder
 from cslib.config import UserError
 from cslib.data.banks import BankWriter
-from cslib.training.checkpoint import load_encoder
-from tests.enhancement.tiny_pairs import make_negative, make_pairs
+from tests.tiny_pairs import make_negative, make_pairs
 from tests.tiny_run import ENVIRONMENT, ROOT, command, encoder, log, losses, make_set, same_training, train, words
 
 
@@ -49,21 +49,24 @@ def test_help_lists_what_the_config_adds(data, tmp_path, capsys):
         assert ("--network.window WINDOW samples in one encoder window" in text) == there
 
 
-@pytest.mark.parametrize("more, told", [
-    (["--training.stepz", "5"], "there is no such option: --training.stepz 5"),
-    (["--objective.alpah", "5"], "there is no such option: --objective.alpah 5"),
-    (["--network.window", "wide"], "option network.window: expected a whole number, got wide"),
-    (["--objective.name", "csd"], "there is no 'csd' in cslib/objectives; there are: "),
-    (["--network.name", "galrr"], "there is no 'galrr' in cslib/models; there are: "),
-    (["--objective.bank", "swop"], "objective.bank is one of swap, batch, fifo, not 'swop'"),
-    (["--device", "gpu"], "--device is auto, cpu or cuda, not 'gpu'"),
-    (["--data", "nowhere"], "nowhere: there is no cuts.jsonl.gz in it; prepare the data first"),
-    (["--noise", "nowhere"], "nowhere: there is no such noise folder"),
-    (["--labels", "nowhere"], "nowhere: there is no such file of labels"),
-    (["--start_from", "nowhere"], "nowhere: there is no such checkpoint"),
-    (["--config", "nowhere.yaml"], "nowhere.yaml: there is no such config file"),
-    (["--objective.identity", "cluster"], "give the file of labels with --labels"),
-])
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (["--training.stepz", "5"], "there is no such option: --training.stepz 5"),
+        (["--objective.alpah", "5"], "there is no such option: --objective.alpah 5"),
+        (["--network.window", "wide"], "option network.window: expected a whole number, got wide"),
+        (["--objective.name", "csd"], "there is no 'csd' in cslib/objectives; there are: "),
+        (["--network.name", "galrr"], "there is no 'galrr' in cslib/models; there are: "),
+        (["--objective.bank", "swop"], "objective.bank is one of swap, batch, fifo, not 'swop'"),
+        (["--device", "gpu"], "--device is auto, cpu or cuda, not 'gpu'"),
+        (["--data", "nowhere"], "nowhere: there is no cuts.jsonl.gz in it; prepare the data first"),
+        (["--noise", "nowhere"], "nowhere: there is no such noise folder"),
+        (["--labels", "nowhere"], "nowhere: there is no such file of labels"),
+        (["--start_from", "nowhere"], "nowhere: there is no such checkpoint"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: there is no such config file"),
+        (["--objective.identity", "cluster"], "give the file of labels with --labels"),
+    ],
+)
 def test_bad_option_is_one_sentence_and_nothing_is_made(data, tmp_path, more, told):
     with pytest.raises(UserError) as error:
         train(data, tmp_path / "run", *more)
@@ -71,8 +74,7 @@ def test_bad_option_is_one_sentence_and_nothing_is_made(data, tmp_path, more, to
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", [
-    "objective: {name: csc}", "objective: csc\nnetwork: galr", "network: {window: 4}"])
+@pytest.mark.parametrize("text", ["objective: {name: csc}", "objective: csc\nnetwork: galr", "network: {window: 4}"])
 def test_config_without_names_is_one_sentence(data, tmp_path, text):
     data.with_name("config.yaml").write_text(text)
     with pytest.raises(UserError, match="needs `objective: {name: ...}` and `network: {name: ...}`"):
@@ -186,7 +188,7 @@ def test_negatives_make_no_other_run_of_an_arm_that_does_not_hear_them(pairs, tm
 def test_options_of_the_regulariser_make_no_other_run_without_one(pairs, tmp_path, capsys):
     none = ["--objective.regulariser.mode", "none"]
     final = train(pairs, tmp_path / "run", *none) / "checkpoints/final.pt"
-    state = torch.load(final, weights_only=True)     # as earlier code left it
+    state = torch.load(final, weights_only=True)  # as earlier code left it
     state["identity"]["config"]["objective"] |= {"negatives": []}
     state["identity"]["config"]["objective"]["regulariser"] |= {"delay_steps": 500, "warmup_steps": 1}
     torch.save(state, final)

@@ -52,7 +52,7 @@ def test_causal_network_does_not_look_beyond_its_look_ahead(window, hop):
     expected = model(audio)
     assert model.look_ahead == window - 1
     for change in (1000, 1001, 3333, 5999):
-        for gain in (30.0, 0.0):                                    # a future that is louder, or not there
+        for gain in (30.0, 0.0):  # a future that is louder, or not there
             other = audio.clone()
             other[:, change:] = gain * noise(1, 6000 - change, seed=2)
             found = model(other)
@@ -63,8 +63,9 @@ def test_causal_network_does_not_look_beyond_its_look_ahead(window, hop):
 
 def test_causal_network_does_not_know_how_long_a_recording_is():
     model, audio = network(causal=True), noise(1, 6000)
-    torch.testing.assert_close(model(audio[:, :3000])[:, :3000 - 511], model(audio)[:, :3000 - 511],
-                               atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(
+        model(audio[:, :3000])[:, : 3000 - 511], model(audio)[:, : 3000 - 511], atol=1e-7, rtol=1e-5
+    )
 
 
 def test_causal_network_does_not_look_ahead_across_windows():
@@ -104,8 +105,9 @@ def test_frames_stay_in_their_place():
         assert up(x[..., :3])[0, 0, :, 1].nonzero().flatten().tolist() == reached
 
 
-@pytest.mark.parametrize("values", [{"channels": []}, {"channels": [4, 5]}, {"channels": [0, 4]},
-                                    {"recurrent_blocks": -1}])
+@pytest.mark.parametrize(
+    "values", [{"channels": []}, {"channels": [4, 5]}, {"channels": [0, 4]}, {"recurrent_blocks": -1}]
+)
 def test_a_wrong_configuration_is_refused(values):
     with pytest.raises(UserError, match=r"network\..* will not do"):
         build(Config(**values))

@@ -145,9 +145,7 @@ def test_released_residual_leaves_the_input_of_the_attention_out():
         for attention in (block.attention, twin.attention):
             attention.out_proj.weight.zero_()
             attention.out_proj.bias.zero_()
-    assert (
-        twin._global(segments, mask).std(1).max() < 1e-5 < 1e-2 < block._global(segments, mask).std(1).max()
-    )
+    assert twin._global(segments, mask).std(1).max() < 1e-5 < 1e-2 < block._global(segments, mask).std(1).max()
 
 
 def test_global_norm_without_padding_is_group_norm_with_one_group():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cslib.config import UserError
+from cslib.models.layers.spectra import analyse
 from cslib.models.mask_gru import Config, build
-from cslib.models.spectra import analyse
 
 
 @pytest.mark.parametrize("hidden", [100, 24])

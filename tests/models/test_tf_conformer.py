@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cslib.config import UserError
-from cslib.models.spectra import analyse
+from cslib.models.layers.spectra import analyse
 from cslib.models.tf_conformer import Attention, Config, Conformer, Convolution, DenseBlock, build
 
 TINY = {"channels": 8, "blocks": 1, "heads": 2, "dense_layers": 2, "kernel": 7}
@@ -32,8 +32,13 @@ def test_parameter_count_follows_from_the_architecture(values):
     decoders = 2 * (dense + convolution(width, width, 3) + norm_and_prelu) + convolution(width, 3, 1)
     feed_forward = 2 * width + convolution(width, 4 * width, 1) + convolution(4 * width, width, 1)
     attention = 2 * width + convolution(width, 3 * width, 1) + convolution(width, width, 1)
-    gated = 2 * width + convolution(width, 4 * width, 1) + 2 * width * (kernel + 1) + 4 * width \
+    gated = (
+        2 * width
+        + convolution(width, 4 * width, 1)
+        + 2 * width * (kernel + 1)
+        + 4 * width
         + convolution(2 * width, width, 1)
+    )
     conformer = 2 * feed_forward + attention + gated + 2 * width
     total = sum(p.numel() for p in build(config).parameters())
     assert total == encoder + decoders + 101 * width + 2 * config.blocks * conformer
@@ -57,7 +62,7 @@ def test_depthwise_convolution_is_that_of_each_channel():
     part, rows = Convolution(4, 5), noise(2, 9, 4)
     gated = nn.functional.glu(part.gate(part.norm_in(rows)), dim=-1)
     padded, weight = nn.functional.pad(gated, (0, 0, 2, 2)), part.depthwise.weight[:, 0]
-    mixed = sum(padded[:, tap:tap + 9] * weight[:, tap] for tap in range(5)) + part.depthwise.bias
+    mixed = sum(padded[:, tap : tap + 9] * weight[:, tap] for tap in range(5)) + part.depthwise.bias
     torch.testing.assert_close(part(rows, None), part.output(nn.functional.silu(part.norm_out(mixed))))
 
 
@@ -98,8 +103,9 @@ def test_bands_are_told_apart():
     assert (model.estimate(spectrum, None) - before)[0, 15, 80].abs() > 1e-4
 
 
-@pytest.mark.parametrize("values", [{"heads": 3}, {"kernel": 4}, {"dropout": 1.0}, {"channels": 0}, {"blocks": -1},
-                                    {"dense_layers": 0}])
+@pytest.mark.parametrize(
+    "values", [{"heads": 3}, {"kernel": 4}, {"dropout": 1.0}, {"channels": 0}, {"blocks": -1}, {"dense_layers": 0}]
+)
 def test_a_wrong_configuration_is_refused(values):
     with pytest.raises(UserError, match="will not do|change the config"):
         build(Config(**values))

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tests.objectives.test_dino import batch_of, objective, steps, task  # noqa: F401
 from torch import nn
 
 from cslib.config import UserError
 from cslib.data.manifests import Entry, write_set
 from cslib.data.utterances import Utterances
 from cslib.objectives.retrieval import SECONDS, Retrieval
-from tests.objectives.test_dino import batch_of, objective, steps, task  # noqa: F401
 
 LENGTHS = [160_000, 40_000, 40_000, 160_000, 40_001, 39_000, 50_000, 60_000]
 
@@ -40,7 +40,7 @@ def test_parts_have_nothing_in_common_and_are_of_one_length(utterances):
     assert found.parts.shape == (4, 2, round(SECONDS * 16000)) and found.parts.dtype == torch.int16
     for row, (first, second) in zip(found.rows, found.parts, strict=True):
         assert set((first // 1000).tolist()) == set((second // 1000).tolist()) == {row}
-        assert first.max() <= second.min()    # the ramp rises by less than one a sample
+        assert first.max() <= second.min()  # the ramp rises by less than one a sample
 
 
 def test_share_is_of_those_that_find_their_own_other_part(utterances):
@@ -67,7 +67,7 @@ def test_dino_never_trains_on_what_it_holds_out_and_measures_now_and_then(task, 
     task.labels = np.zeros(8, np.int64)
     settings = {"held_out": 2, "views": {"positives": "cluster"}}
     assert objective(task, **settings).retrieval is None, "one in twenty at the most is held out, and here that is none"
-    monkeypatch.setattr("cslib.objectives.dino.MOST_HELD_OUT", 0.25)
+    monkeypatch.setattr("cslib.objectives.dino.objective.MOST_HELD_OUT", 0.25)
     dino = objective(task, held_out=2, held_out_every=2, views={"positives": "cluster"})
     held_out = {f"u{row}" for row in dino.retrieval.rows}
     heard = {name for index in range(60) for name in dino.dataset[index]["ids"].split()}

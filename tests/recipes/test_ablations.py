@@ -13,12 +13,12 @@ import torch
 import yaml
 
 from cslib.config import find, parse
-from cslib.data.augment import AugmentConfig
 from cslib.data.banks import Banks, BankWriter
+from cslib.data.embeddings import EmbeddingWriter
 from cslib.data.trials import write_trials
 from cslib.data.utterances import Utterances
-from cslib.embeddings import EmbeddingWriter
-from cslib.objectives import Task
+from cslib.datasets.augmentation import AugmentConfig
+from cslib.objectives.base import Task
 from local import cluster_embeddings, train
 from tests.recipes.refusals import assert_refused
 from tests.tiny_run import ENVIRONMENT, make_set
@@ -38,23 +38,29 @@ STEPS = "training: {steps: 4, batch_size: 4, log_every: 1, checkpoint_every: 2}"
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     """ablations.sh called from `folder`."""
     return subprocess.run(
-        ["bash", SCRIPT, "--data", "data", "--exp", "exp", *options], cwd=folder, capture_output=True, text=True,
-        env={**ENVIRONMENT, "VIRTUAL_ENV": sys.prefix})
+        ["bash", SCRIPT, "--data", "data", "--exp", "exp", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "VIRTUAL_ENV": sys.prefix},
+    )
 
 
-@pytest.mark.parametrize("options, sentence", [
-    (["--nj", "3"], "there is no option --nj"),
-    (["--seeds", "1 two"], "--seeds takes whole numbers, and '1 two' is something else"),
-    (["--jobs", "0"], "--jobs is at least 1"),
-    (["--arms", " "], "--arms names at least one arm"),
-    (["--arms", "attention guess"], "there is no config guess.yaml; the arms in "),
-    (["--config", "guess.yaml"], "guess.yaml; the arms in "),
-    (["--table", "guess"], "--table is csc, dino, positives, clusters or noisy_labels, not 'guess'"),
-    (["--from", "exp"], "--from is for the tables positives"),
-    ([], "data/train: run 'bash egs/voxceleb/run.sh --stop-stage 2' first"),
-])
-def test_mistake_ends_with_one_sentence_and_nothing_is_made(
-        tmp_path: Path, options: list[str], sentence: str) -> None:
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--nj", "3"], "there is no option --nj"),
+        (["--seeds", "1 two"], "--seeds takes whole numbers, and '1 two' is something else"),
+        (["--jobs", "0"], "--jobs is at least 1"),
+        (["--arms", " "], "--arms names at least one arm"),
+        (["--arms", "attention guess"], "there is no config guess.yaml; the arms in "),
+        (["--config", "guess.yaml"], "guess.yaml; the arms in "),
+        (["--table", "guess"], "--table is csc, dino, positives, clusters or noisy_labels, not 'guess'"),
+        (["--from", "exp"], "--from is for the tables positives"),
+        ([], "data/train: run 'bash egs/voxceleb/run.sh --stop-stage 2' first"),
+    ],
+)
+def test_mistake_ends_with_one_sentence_and_nothing_is_made(tmp_path: Path, options: list[str], sentence: str) -> None:
     done = run(tmp_path, *options)
     assert_refused(done, sentence, tmp_path)
 
@@ -88,7 +94,7 @@ def called(arm: Path) -> str:
 def test_arm_changes_what_it_says_and_nothing_else(arm: Path, utterances: Utterances) -> None:
     words = ["train.py", "--config", str(CONF / f"{BASES[arm.parent.name]}.yaml"), "--data", "d", "--exp", "e"]
     stated = yaml.safe_load(arm.read_text())
-    objective = (stated.get("objective") or {}).get("name")    # another one has options of its own
+    objective = (stated.get("objective") or {}).get("name")  # another one has options of its own
     with patch.object(sys, "argv", [*words, *(["--objective.name", objective] if objective else [])]):
         base = leaves(vars_of(parse(train.options_of_command())))
     with patch.object(sys, "argv", [*words, "--config", str(arm)]):
@@ -104,8 +110,9 @@ def test_arm_changes_what_it_says_and_nothing_else(arm: Path, utterances: Uttera
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.parent.name == "clusters"], ids=called)
 def test_arm_of_clustering_is_its_config(arm: Path) -> None:
     words = ["--embeddings", "e.scp", "--out", "labels.tsv"]
-    base, options = (vars_of(parse(cluster_embeddings.Options, [*words, *more]))
-                     for more in ([], ["--config", str(arm)]))
+    base, options = (
+        vars_of(parse(cluster_embeddings.Options, [*words, *more])) for more in ([], ["--config", str(arm)])
+    )
     assert leaves(options) == leaves(base) | leaves(yaml.safe_load(arm.read_text()))
 
 
@@ -120,8 +127,12 @@ def corpus(tmp_path: Path) -> Path:
         make_set(tmp_path / "data" / name)
     for name, trials in (("test", "clean"), ("test_adverse", "adverse")):
         pairs = [(a, b) for a in range(8) for b in range(a)]
-        write_trials(tmp_path / "data" / name / "trials" / f"{trials}.txt", [f"u{a:02d}" for a, _ in pairs],
-                     [f"u{b:02d}" for _, b in pairs], np.array([a % 3 == b % 3 for a, b in pairs]))
+        write_trials(
+            tmp_path / "data" / name / "trials" / f"{trials}.txt",
+            [f"u{a:02d}" for a, _ in pairs],
+            [f"u{b:02d}" for _, b in pairs],
+            np.array([a % 3 == b % 3 for a, b in pairs]),
+        )
     with BankWriter(tmp_path / "data/noise/noise", np.int16) as writer:
         writer.add(np.random.default_rng(0).normal(0, 1000, 32000).astype(np.int16))
     config = (tmp_path / "data/config.yaml").read_text().split("training:")[0] + STEPS
@@ -155,9 +166,11 @@ def test_arms_end_in_one_table_and_what_is_done_stays(corpus: Path) -> None:
     assert table in done.stdout
     assert "\n| attention |" in table and "\n| **supervised: with true speaker labels** |" in table
     assert "clean" in table and "adverse" in table
-    opened = [("speakers.tsv" in (corpus / f"exp/{arm}_1.log").read_text().split("stage 2")[0])
-              for arm in ("attention", "supervised")]
-    assert opened == [False, True]      # the one arm that trains with labels
+    opened = [
+        ("speakers.tsv" in (corpus / f"exp/{arm}_1.log").read_text().split("stage 2")[0])
+        for arm in ("attention", "supervised")
+    ]
+    assert opened == [False, True]  # the one arm that trains with labels
 
     models = {path: os.stat(path).st_mtime_ns for path in corpus.rglob("*.pt")}
     again = run(corpus, *options)

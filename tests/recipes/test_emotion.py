@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from cslib.embeddings import read_embeddings
+from cslib.data.embeddings import read_embeddings
 from cslib.models import galr, resnet
 from tests.recipes.refusals import assert_refused
 
@@ -20,37 +20,55 @@ RUN = ROOT / "egs" / "emotion" / "run.sh"
 ENVIRONMENT = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 STAGES = 5
 RESNET = {"num_mels": 20, "channels": [4, 4, 8, 8], "blocks": [1, 1, 1, 1], "stem_stride": 4, "embedding_size": 16}
-GALR = {"window": 800, "filters": 16, "features": 8, "hidden": 8, "segment": 16, "heads": 2, "low_dim": 4,
-        "shared_blocks": 1, "speech_blocks": 1, "speaker_blocks": 1, "embedding_size": 16}
+GALR = {
+    "window": 800,
+    "filters": 16,
+    "features": 8,
+    "hidden": 8,
+    "segment": 16,
+    "heads": 2,
+    "low_dim": 4,
+    "shared_blocks": 1,
+    "speech_blocks": 1,
+    "speaker_blocks": 1,
+    "embedding_size": 16,
+}
 FINETUNE = """objective: {name: margin, margin: 0.0, freeze_encoder: 0.4, crops: {seconds: 0.5}}
 training: {steps: 3, batch_size: 4, checkpoint_every: 2, workers: 0}
 """
 
 
 def call(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["bash", RUN, "--data", "data", "--exp", "exp", "--gpus", "0", *options], cwd=folder,
-                          env=ENVIRONMENT, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", RUN, "--data", "data", "--exp", "exp", "--gpus", "0", *options],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
 
 
-@pytest.mark.parametrize("options, sentence", [
-    (["--stage", "6"], "--stage 6 --stop-stage 5: the stages are 1 to 5"),
-    (["--corpus", "ravdess"], "--corpus is mini, iemocap, cremad, msp_podcast or folder, not 'ravdess'"),
-    (["--corpus", "iemocap"], "--iemocap is missing: --corpus iemocap needs it"),
-    (["--corpus", "msp_podcast"], "--msp-podcast is missing"),
-    (["--corpus", "folder"], "--class-dir is missing"),
-    (["--corpus", "folder", "--class-dir", ".", "--table", "a.tsv"], "--class-dir and --table: give one of them"),
-    (["--corpus", "folder", "--table", "a.tsv"], "--table: there is no file "),
-    (["--corpus", "cremad", "--cremad", "none"], "--cremad: there is no folder none"),
-    (["--iemocap", "."], "--iemocap belongs to --corpus iemocap, and the corpus is mini"),
-    (["--merge-excited", "no"], "--merge-excited belongs to --corpus iemocap"),
-    (["--corpus", "iemocap", "--iemocap", ".", "--folds", "4"], "--folds 4: the folds of iemocap are published"),
-    (["--folds", "1"], "--folds 1: give 2 or more"),
-    (["--finetune", "maybe"], "--finetune is yes or no, not 'maybe'"),
-    (["--dino", "none.pt"], "--dino: there is no file "),
-    (["--csc", "none.pt"], "--csc: there is no file "),
-])
-def test_mistake_ends_with_one_sentence_and_nothing_is_made(
-        tmp_path: Path, options: list[str], sentence: str) -> None:
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--stage", "6"], "--stage 6 --stop-stage 5: the stages are 1 to 5"),
+        (["--corpus", "ravdess"], "--corpus is mini, iemocap, cremad, msp_podcast or folder, not 'ravdess'"),
+        (["--corpus", "iemocap"], "--iemocap is missing: --corpus iemocap needs it"),
+        (["--corpus", "msp_podcast"], "--msp-podcast is missing"),
+        (["--corpus", "folder"], "--class-dir is missing"),
+        (["--corpus", "folder", "--class-dir", ".", "--table", "a.tsv"], "--class-dir and --table: give one of them"),
+        (["--corpus", "folder", "--table", "a.tsv"], "--table: there is no file "),
+        (["--corpus", "cremad", "--cremad", "none"], "--cremad: there is no folder none"),
+        (["--iemocap", "."], "--iemocap belongs to --corpus iemocap, and the corpus is mini"),
+        (["--merge-excited", "no"], "--merge-excited belongs to --corpus iemocap"),
+        (["--corpus", "iemocap", "--iemocap", ".", "--folds", "4"], "--folds 4: the folds of iemocap are published"),
+        (["--folds", "1"], "--folds 1: give 2 or more"),
+        (["--finetune", "maybe"], "--finetune is yes or no, not 'maybe'"),
+        (["--dino", "none.pt"], "--dino: there is no file "),
+        (["--csc", "none.pt"], "--csc: there is no file "),
+    ],
+)
+def test_mistake_ends_with_one_sentence_and_nothing_is_made(tmp_path: Path, options: list[str], sentence: str) -> None:
     done = call(tmp_path, *options)
     assert_refused(done, sentence, tmp_path)
 
@@ -60,11 +78,14 @@ def test_without_any_encoder_it_is_told_which_command_makes_one(tmp_path: Path) 
     for name in ("egs/emotion/run.sh", "utils/parse_options.sh", "utils/stage.sh"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    done = subprocess.run(["bash", tmp_path / "egs/emotion/run.sh"], cwd=tmp_path, env=ENVIRONMENT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", tmp_path / "egs/emotion/run.sh"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "'bash egs/voxceleb/run.sh --method dino --stop-stage 3' makes exp/mini_dino/checkpoints/final.pt" in \
-        done.stderr
+    assert (
+        "'bash egs/voxceleb/run.sh --method dino --stop-stage 3' makes exp/mini_dino/checkpoints/final.pt"
+        in done.stderr
+    )
     assert not (tmp_path / "exp").exists() and not (tmp_path / "data").exists()
 
 
@@ -83,8 +104,23 @@ def test_help_lists_every_stage_and_option(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for number, stage in enumerate(["data", "extract", "finetune", "classify", "results"], start=1):
         assert f"\n  {number} {stage} " in done.stdout
-    for option in ("corpus", "csc", "dino", "finetune", "config", "folds", "data", "exp", "seed", "iemocap", "cremad",
-                   "merge-excited", "msp-podcast", "class-dir", "table"):
+    for option in (
+        "corpus",
+        "csc",
+        "dino",
+        "finetune",
+        "config",
+        "folds",
+        "data",
+        "exp",
+        "seed",
+        "iemocap",
+        "cremad",
+        "merge-excited",
+        "msp-podcast",
+        "class-dir",
+        "table",
+    ):
         assert f"\n  --{option} " in done.stdout
 
 
@@ -95,8 +131,9 @@ def test_every_config_is_one_that_training_takes(monkeypatch: pytest.MonkeyPatch
     configs = sorted(RUN.parent.glob("conf/**/*.yaml"))
     assert [path.parent.name for path in configs] == ["conf", "mini"]
     for config in configs:
-        monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config), "--network.name", "resnet",
-                                          "--data", "d", "--exp", "e"])
+        monkeypatch.setattr(
+            sys, "argv", ["train.py", "--config", str(config), "--network.name", "resnet", "--data", "d", "--exp", "e"]
+        )
         options = parse(options_of_command())
         assert options.objective.name == "margin" and options.objective.margin == 0
         assert 0 < options.objective.freeze_encoder < 1
@@ -112,8 +149,14 @@ def recordings(folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(path, level * rng.uniform(-1, 1, 12_000), 16_000)
     for name, network, module, sizes in (("dino", "resnet", resnet, RESNET), ("csc", "galr", galr, GALR)):
-        torch.save({"config": {"network": {"name": network, **sizes}}, "step": 0,
-                    "encoder": module.build(module.Config(**sizes)).state_dict()}, folder / f"{name}.pt")
+        torch.save(
+            {
+                "config": {"network": {"name": network, **sizes}},
+                "step": 0,
+                "encoder": module.build(module.Config(**sizes)).state_dict(),
+            },
+            folder / f"{name}.pt",
+        )
     (folder / "finetune.yaml").write_text(FINETUNE)
 
 
@@ -122,8 +165,22 @@ def read(folder: Path, system: str) -> np.ndarray:
 
 
 def run(folder: Path, *options: str) -> str:
-    done = call(folder, "--corpus", "folder", "--class-dir", "voices", "--folds", "2", "--csc", "csc.pt", "--nj", "1",
-                "--config", "finetune.yaml", *options)
+    done = call(
+        folder,
+        "--corpus",
+        "folder",
+        "--class-dir",
+        "voices",
+        "--folds",
+        "2",
+        "--csc",
+        "csc.pt",
+        "--nj",
+        "1",
+        "--config",
+        "finetune.yaml",
+        *options,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -135,15 +192,20 @@ def test_recipe_from_recordings_to_results(tmp_path: Path) -> None:
     exp = tmp_path / "exp"
     results = json.loads((exp / "results.json").read_text())
     assert {key: results[key] for key in ("recipe", "corpus", "method", "seed")} == {
-        "recipe": "emotion", "corpus": "folder", "method": "linear", "seed": 1}
+        "recipe": "emotion",
+        "corpus": "folder",
+        "method": "linear",
+        "seed": 1,
+    }
     assert [(row["system"], row["corpus"], row["folds"]) for row in results["rows"]] == [
-        (system, "folder", 2) for system in ("floor", "csc", "dino", "finetuned")]
+        (system, "folder", 2) for system in ("floor", "csc", "dino", "finetuned")
+    ]
     for row in results["rows"]:
         assert row["utterances"] == 16 and row["speakers"] == 4
         for measure in ("micro_f1", "macro_f1", "uar"):
             low, high = row[f"{measure}_ci95"]
             assert 0 <= low <= row[measure] <= high <= 100
-    assert results["rows"][0]["micro_f1"] == 100       # the floor hears levels
+    assert results["rows"][0]["micro_f1"] == 100  # the floor hears levels
     assert [gain["system"] for gain in results["over_floor"]] == ["csc", "dino", "finetuned"]
     assert set(results["seconds"]) == {str(stage) for stage in range(1, STAGES)}
     assert (exp / "confusion.png").stat().st_size > 0 and "micro-F1 %" in printed
@@ -159,13 +221,21 @@ def test_recipe_from_recordings_to_results(tmp_path: Path) -> None:
     again = run(tmp_path, "--dino", "dino.pt")
     assert again.count(": done already; to run it again delete ") == STAGES and "python local/" not in again
 
-    assert json.loads((exp / "scores/finetuned.json").read_text())["strengths"] == \
-        json.loads((exp / "scores/dino.json").read_text())["strengths"]
+    assert (
+        json.loads((exp / "scores/finetuned.json").read_text())["strengths"]
+        == json.loads((exp / "scores/dino.json").read_text())["strengths"]
+    )
 
     # Another encoder, even one whose file is older than the embeddings of the first.
     first = {system: read(tmp_path, system) for system in ("csc", "dino")}
-    torch.save({"config": {"network": {"name": "resnet", **RESNET}}, "step": 0,
-                "encoder": resnet.build(resnet.Config(**RESNET)).state_dict()}, tmp_path / "dino.pt")
+    torch.save(
+        {
+            "config": {"network": {"name": "resnet", **RESNET}},
+            "step": 0,
+            "encoder": resnet.build(resnet.Config(**RESNET)).state_dict(),
+        },
+        tmp_path / "dino.pt",
+    )
     os.utime(tmp_path / "dino.pt", (1, 1))
     run(tmp_path, "--dino", "dino.pt", "--stop-stage", "2")
     assert np.array_equal(read(tmp_path, "csc"), first["csc"])

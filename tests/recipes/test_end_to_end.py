@@ -26,9 +26,26 @@ pytestmark = pytest.mark.end_to_end
 def recordings(folder: Path) -> None:
     """folder/learn/*.flac and folder/speakers/<speaker>/*.flac"""
     subprocess.run(
-        [sys.executable, "local/prepare_mini.py", "--out", folder / "mini", "--train-speakers", "8",
-         "--train-utterances", "2", "--test-speakers", "4", "--test-sessions", "2", "--test-utterances", "2"],
-        cwd=ROOT, env=ENVIRONMENT, check=True)
+        [
+            sys.executable,
+            "local/prepare_mini.py",
+            "--out",
+            folder / "mini",
+            "--train-speakers",
+            "8",
+            "--train-utterances",
+            "2",
+            "--test-speakers",
+            "4",
+            "--test-sessions",
+            "2",
+            "--test-utterances",
+            "2",
+        ],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        check=True,
+    )
     (folder / "mini" / "train" / "audio").rename(folder / "learn")
     with open(folder / "mini" / "test" / "speakers.tsv", encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t"):
@@ -40,9 +57,30 @@ def recordings(folder: Path) -> None:
 
 def run(folder: Path, *options: str) -> str:
     done = subprocess.run(
-        ["bash", ROOT / "egs" / "voxceleb" / "run.sh", "--corpus", "folder", "--train-dir", "learn",
-         "--test-dir", "speakers", "--config", "conf/csc.yaml", "--data", "data", "--exp", "exp",
-         "--gpus", "0", *options], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+        [
+            "bash",
+            ROOT / "egs" / "voxceleb" / "run.sh",
+            "--corpus",
+            "folder",
+            "--train-dir",
+            "learn",
+            "--test-dir",
+            "speakers",
+            "--config",
+            "conf/csc.yaml",
+            "--data",
+            "data",
+            "--exp",
+            "exp",
+            "--gpus",
+            "0",
+            *options,
+        ],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -64,12 +102,17 @@ def test_recipe_ends_with_results_of_every_system_and_list(finished: tuple[Path,
     folder, printed = finished
     results = json.loads((folder / "exp" / "results.json").read_text())
     assert {key: results[key] for key in ("recipe", "corpus", "method", "seed")} == {
-        "recipe": "voxceleb", "corpus": "folder", "method": "csc", "seed": 1}
+        "recipe": "voxceleb",
+        "corpus": "folder",
+        "method": "csc",
+        "seed": 1,
+    }
     # A second round whose labels are those of the first one is not trained.
     second = [] if (folder / "exp" / "round2" / "settled").exists() else ["round2"]
     assert (folder / "exp" / "round2" / "checkpoints").exists() == bool(second)
     assert systems_and_lists(results) == {
-        (system, trials) for system in ("floor", "csc", "round1", *second, "final") for trials in ("clean", "adverse")}
+        (system, trials) for system in ("floor", "csc", "round1", *second, "final") for trials in ("clean", "adverse")
+    }
     assert set(results["seconds"]) == {str(stage) for stage in range(1, STAGES)}
     for row in results["rows"]:
         assert 0 <= row["eer_ci95"][0] <= row["eer"] <= 100 and row["targets"] > 0 and row["nontargets"] > 0
@@ -106,8 +149,20 @@ def test_changed_config_trains_again_on_the_same_data(finished: tuple[Path, str]
 def run_apart(folder: Path, method: str, *options: str) -> tuple[str, dict]:
     """A run of one round with `method`: what it printed, and its results. Its folder is deleted."""
     exp = folder / f"exp_{method}"
-    printed = run(folder, "--method", method, "--config", f"conf/{method}.yaml", "--exp", exp.name, "--rounds", "1",
-                  "--final", "no", *options)
+    printed = run(
+        folder,
+        "--method",
+        method,
+        "--config",
+        f"conf/{method}.yaml",
+        "--exp",
+        exp.name,
+        "--rounds",
+        "1",
+        "--final",
+        "no",
+        *options,
+    )
     results = json.loads((exp / "results.json").read_text())
     shutil.rmtree(exp)
     return printed, results
@@ -121,8 +176,7 @@ def of_round(printed: str) -> str:
 @pytest.mark.parametrize("method, systems", [("dino", ["floor", "dino", "round1"]), ("floor", ["floor", "round1"])])
 def test_rounds_start_from_any_embeddings(finished: tuple[Path, str], method: str, systems: list[str]) -> None:
     printed, results = run_apart(finished[0], method, "--plda", "yes")
-    assert systems_and_lists(results) == {
-        (system, trials) for system in systems for trials in ("clean", "adverse")}
+    assert systems_and_lists(results) == {(system, trials) for system in systems for trials in ("clean", "adverse")}
     scorings = {system: {row["scoring"] for row in results["rows"] if row["system"] == system} for system in systems}
     plain = {"cosine", "mean", "asnorm"}
     assert scorings == {system: plain if system == "floor" else {*plain, "plda"} for system in systems}
@@ -139,13 +193,21 @@ def test_round_may_separate_too(finished: tuple[Path, str]) -> None:
 def test_adverse_trials_are_scored_again_after_enhancement(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     network = {"hidden": 4, "layers": 1}
-    torch.save({"config": {"network": {"name": "mask_gru", **network}},
-                "encoder": mask_gru.build(mask_gru.Config(**network)).state_dict()}, folder / "conf" / "enhancer.pt")
+    torch.save(
+        {
+            "config": {"network": {"name": "mask_gru", **network}},
+            "encoder": mask_gru.build(mask_gru.Config(**network)).state_dict(),
+        },
+        folder / "conf" / "enhancer.pt",
+    )
     shutil.copy(folder / "conf" / "enhancer.pt", folder / "conf" / "other.pt")
     _, results = run_apart(folder, "floor", "--enhance", "conf/enhancer.pt,other=conf/other.pt")
     lists = ("clean", "adverse", "adverse_enhanced", "adverse_other")
     assert systems_and_lists(results) == {(system, trials) for system in ("floor", "round1") for trials in lists}
-    rates = {row["trials"]: (row["eer"], row["targets"]) for row in results["rows"]
-             if row["system"] == "floor" and row["scoring"] == "cosine"}
+    rates = {
+        row["trials"]: (row["eer"], row["targets"])
+        for row in results["rows"]
+        if row["system"] == "floor" and row["scoring"] == "cosine"
+    }
     assert rates["adverse"][1] == rates["adverse_enhanced"][1]
-    assert rates["adverse"] != rates["adverse_enhanced"] == rates["adverse_other"]   # twice the same network
+    assert rates["adverse"] != rates["adverse_enhanced"] == rates["adverse_other"]  # twice the same network

@@ -13,8 +13,8 @@ import soundfile
 import torch
 
 from cslib.config import load_yaml
-from cslib.enhancement.measures import HEADLINE
-from tests.enhancement.speech import noisy, pcm, talk
+from cslib.evaluation.speech_quality import HEADLINE
+from tests.evaluation.speech import noisy, pcm, talk
 from tests.recipes.refusals import assert_refused
 
 ROOT = Path(__file__).parents[2]
@@ -26,56 +26,75 @@ STAGES = 7
 
 
 def call(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["bash", RUN, "--data", "data", "--exp", "exp", "--gpus", "0", *options], cwd=folder,
-                          env=ENVIRONMENT, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", RUN, "--data", "data", "--exp", "exp", "--gpus", "0", *options],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
 
 
 def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["bash", SEARCH, "--data", "data", *options], cwd=folder, env=ENVIRONMENT,
-                          capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", SEARCH, "--data", "data", *options], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+    )
 
 
-@pytest.mark.parametrize("options, sentence", [
-    (["--stage", "8"], "--stage 8 --stop-stage 7: the stages are 1 to 7"),
-    (["--corpus", "timit"], "--corpus is mini, folder or voicebank, not 'timit'"),
-    (["--corpus", "folder"], "--clean-dir is missing: --corpus folder needs it"),
-    (["--corpus", "voicebank"], "--voicebank is missing"),
-    (["--clean-dir", "."], "--clean-dir belongs to --corpus folder, and the corpus is mini"),
-    (["--backbone", "guess"], "conf/mini/guess.yaml; networks in egs/voicebank/conf/mini: crn mask_gru tf_conformer"),
-    (["--arms", " "], "--arms names at least one"),
-    (["--nj", "0"], "--nj is at least 1"),
-    (["--config", "none.yaml"], "/none.yaml"),
-    (["--corpus", "folder", "--clean-dir", ".", "--test-clean-dir", "."], " is given for two things"),
-    (["--arms", "none better"], "there is no 'better'; there are: ccr cr cr_matched fixed hard_only literal none pos"),
-    (["--negatives", "10 200"], "--negatives: '200' is no percentage from 1 to 100"),
-    (["--mixing", "twice"], "--mixing is once or anew, not 'twice'"),
-    (["--corpus", "voicebank", "--voicebank", ".", "--mixing", "anew"], "VoiceBank-DEMAND is mixed already"),
-    (["--corpus", "folder", "--clean-dir", ".", "--test-clean-dir", ".", "--noisy-dir", ".", "--mixing", "anew"],
-     " is mixed already; give --noise-dir in its place"),
-    (["--negatives", ""], "--negatives: ccr and its controls need one or more"),
-    (["--space", "none.pt"], "/none.pt"),
-    (["--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
-    (["--bundle", "WAVLM_BASE", "--space", "logmel"], "--space is logmel"),
-    (["--bundle", "WAVLM", "--space", str(RUN)], "space.bundle: there is no 'WAVLM'"),
-    (["--space", str(RUN)], str(RUN)),
-])
-def test_mistake_ends_with_one_sentence_and_nothing_is_made(
-        tmp_path: Path, options: list[str], sentence: str) -> None:
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--stage", "8"], "--stage 8 --stop-stage 7: the stages are 1 to 7"),
+        (["--corpus", "timit"], "--corpus is mini, folder or voicebank, not 'timit'"),
+        (["--corpus", "folder"], "--clean-dir is missing: --corpus folder needs it"),
+        (["--corpus", "voicebank"], "--voicebank is missing"),
+        (["--clean-dir", "."], "--clean-dir belongs to --corpus folder, and the corpus is mini"),
+        (
+            ["--backbone", "guess"],
+            "conf/mini/guess.yaml; networks in egs/voicebank/conf/mini: crn mask_gru tf_conformer",
+        ),
+        (["--arms", " "], "--arms names at least one"),
+        (["--nj", "0"], "--nj is at least 1"),
+        (["--config", "none.yaml"], "/none.yaml"),
+        (["--corpus", "folder", "--clean-dir", ".", "--test-clean-dir", "."], " is given for two things"),
+        (
+            ["--arms", "none better"],
+            "there is no 'better'; there are: ccr cr cr_matched fixed hard_only literal none pos",
+        ),
+        (["--negatives", "10 200"], "--negatives: '200' is no percentage from 1 to 100"),
+        (["--mixing", "twice"], "--mixing is once or anew, not 'twice'"),
+        (["--corpus", "voicebank", "--voicebank", ".", "--mixing", "anew"], "VoiceBank-DEMAND is mixed already"),
+        (
+            ["--corpus", "folder", "--clean-dir", ".", "--test-clean-dir", ".", "--noisy-dir", ".", "--mixing", "anew"],
+            " is mixed already; give --noise-dir in its place",
+        ),
+        (["--negatives", ""], "--negatives: ccr and its controls need one or more"),
+        (["--space", "none.pt"], "/none.pt"),
+        (["--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
+        (["--bundle", "WAVLM_BASE", "--space", "logmel"], "--space is logmel"),
+        (["--bundle", "WAVLM", "--space", str(RUN)], "space.bundle: there is no 'WAVLM'"),
+        (["--space", str(RUN)], str(RUN)),
+    ],
+)
+def test_mistake_ends_with_one_sentence_and_nothing_is_made(tmp_path: Path, options: list[str], sentence: str) -> None:
     done = call(tmp_path, *options)
     assert_refused(done, sentence, tmp_path)
 
 
-@pytest.mark.parametrize("options, sentence", [
-    ([], "--from is missing"),
-    (["--from", ".", "--factors", "1 two"], "--factors takes numbers, and 'two' is something else"),
-    (["--from", ".", "--arms", " "], "--arms and --factors name at least one each"),
-    (["--from", ".", "--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
-    (["--from", "."], "/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"),
-    (["--from", "../run", "--space", "logmel", "--negatives", ""], "--negatives names at least one"),
-    (["--from", "../run", "--space", "logmel"], "/none_10/checkpoints/final.pt: run 'bash egs/voiceb"),
-    (["--from", "../run", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run "),
-    (["--from", "../run", "--space", str(RUN), "--arms", "better"], "better.yaml"),
-])
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ([], "--from is missing"),
+        (["--from", ".", "--factors", "1 two"], "--factors takes numbers, and 'two' is something else"),
+        (["--from", ".", "--arms", " "], "--arms and --factors name at least one each"),
+        (["--from", ".", "--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
+        (["--from", "."], "/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"),
+        (["--from", "../run", "--space", "logmel", "--negatives", ""], "--negatives names at least one"),
+        (["--from", "../run", "--space", "logmel"], "/none_10/checkpoints/final.pt: run 'bash egs/voiceb"),
+        (["--from", "../run", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run "),
+        (["--from", "../run", "--space", str(RUN), "--arms", "better"], "better.yaml"),
+    ],
+)
 def test_mistake_in_the_search_of_weights_is_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
     here = tmp_path / "here"
     for folder in (here, tmp_path / "run/none"):
@@ -96,9 +115,15 @@ def test_help_lists_every_stage_and_option(tmp_path: Path) -> None:
 def test_arms_differ_in_what_they_are_compared_for() -> None:
     found = {path.stem: load_yaml(path)["objective"]["regulariser"] for path in (CONF / "arms").iterdir()}
     assert {arm: (values["mode"], values.get("gamma")) for arm, values in found.items()} == {
-        "none": ("none", None), "positive": ("positive", None), "cr": ("cr", None), "ccr": ("ccr", 0.25),
-        "fixed": ("ccr", 0.0), "hard_only": ("hard_only", 0.25), "cr_matched": ("cr_matched", 0.25),
-        "literal": ("literal", None)}
+        "none": ("none", None),
+        "positive": ("positive", None),
+        "cr": ("cr", None),
+        "ccr": ("ccr", 0.25),
+        "fixed": ("ccr", 0.0),
+        "hard_only": ("hard_only", 0.25),
+        "cr_matched": ("cr_matched", 0.25),
+        "literal": ("literal", None),
+    }
 
 
 def test_every_config_is_one_that_training_takes() -> None:
@@ -132,9 +157,30 @@ def recordings(folder: Path) -> None:
 
 
 def run(folder: Path, *options: str) -> str:
-    done = call(folder, "--corpus", "folder", "--clean-dir", "learn/clean", "--noisy-dir", "learn/noisy",
-                "--test-clean-dir", "test/clean", "--test-noisy-dir", "test/noisy", "--backbone", "mask_gru",
-                "--config", "conf/mask_gru.yaml", "--arms", "none ccr", "--negatives", "50 100", "--nj", "1", *options)
+    done = call(
+        folder,
+        "--corpus",
+        "folder",
+        "--clean-dir",
+        "learn/clean",
+        "--noisy-dir",
+        "learn/noisy",
+        "--test-clean-dir",
+        "test/clean",
+        "--test-noisy-dir",
+        "test/noisy",
+        "--backbone",
+        "mask_gru",
+        "--config",
+        "conf/mask_gru.yaml",
+        "--arms",
+        "none ccr",
+        "--negatives",
+        "50 100",
+        "--nj",
+        "1",
+        *options,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -147,8 +193,11 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
     printed = run(tmp_path)
     exp = tmp_path / "exp"
     results = json.loads((exp / "results.json").read_text())
-    assert [(row["system"], row["backbone"], row["seed"]) for row in results["rows"]] == \
-        [("noisy", "mask_gru", 1), ("none", "mask_gru", 1), ("ccr", "mask_gru", 1)]
+    assert [(row["system"], row["backbone"], row["seed"]) for row in results["rows"]] == [
+        ("noisy", "mask_gru", 1),
+        ("none", "mask_gru", 1),
+        ("ccr", "mask_gru", 1),
+    ]
     for row in results["rows"]:
         assert np.isfinite([row[name] for name in HEADLINE]).all() and row["files"] == 3
     assert results["space"].startswith("dino resnet, ") and results["negatives"] == [50, 100]
@@ -171,7 +220,7 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
     lacking = search(tmp_path, *weights)
     assert (lacking.returncode, lacking.stdout) == (1, "")
     assert "/exp/none_10/checkpoints/final.pt: run" in lacking.stderr
-    for made in ("train", "valid"):     # other recordings than those of the run
+    for made in ("train", "valid"):  # other recordings than those of the run
         shutil.copytree(tmp_path / "data/test", tmp_path / "other" / made)
     mistaken = search(tmp_path, *weights, "--negatives", "50 100", "--data", "other")
     assert mistaken.returncode == 1 and not (tmp_path / "exp_weights").exists()
@@ -184,7 +233,8 @@ def test_recipe_from_pairs_to_results(tmp_path: Path) -> None:
     network = torch.load(exp / "ccr/checkpoints/final.pt", weights_only=False)["config"]["network"]
     assert saved["config"]["network"] == network and saved["step"] == results["rows"][1]["steps"]
     assert saved["config"]["objective"]["regulariser"]["weight"] == pytest.approx(
-        2 * load_yaml(CONF / "arms/ccr.yaml")["objective"]["regulariser"]["weight"])
+        2 * load_yaml(CONF / "arms/ccr.yaml")["objective"]["regulariser"]["weight"]
+    )
 
 
 @pytest.mark.end_to_end
@@ -197,23 +247,45 @@ def test_recipe_mixes_every_crop_anew_and_keeps_nothing_noisy_of_the_training(tm
         soundfile.write(tmp_path / f"noises/{hertz}.wav", tone, 16_000)
     shutil.copytree(Path(__file__).parent / "conf", tmp_path / "conf")
     config = ["--config", "conf/mask_gru.yaml", "--space", "logmel"]
-    done = call(tmp_path, "--corpus", "folder", "--clean-dir", "learn/clean", "--test-clean-dir", "test/clean",
-                "--noise-dir", "noises", "--mixing", "anew", "--backbone", "mask_gru", "--arms", "none ccr",
-                "--negatives", "50 100", "--nj", "1", *config)
+    done = call(
+        tmp_path,
+        "--corpus",
+        "folder",
+        "--clean-dir",
+        "learn/clean",
+        "--test-clean-dir",
+        "test/clean",
+        "--noise-dir",
+        "noises",
+        "--mixing",
+        "anew",
+        "--backbone",
+        "mask_gru",
+        "--arms",
+        "none ccr",
+        "--negatives",
+        "50 100",
+        "--nj",
+        "1",
+        *config,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "exp/results.json").read_text())
     assert [row["system"] for row in results["rows"]] == ["noisy", "none", "ccr"] and results["mixing"] == "anew"
     assert not (tmp_path / "data/train/noisy").exists() and not (tmp_path / "exp/none/enhanced/train").exists()
     lines = [json.loads(line) for line in (tmp_path / "exp/ccr/log.jsonl").read_text().splitlines()]
     assert lines[0]["d_hard_1"] > 0 and len({line["quality_1"] for line in lines}) == 1
-    done = search(tmp_path, "--from", "exp", "--space", "logmel", "--arms", "ccr", "--factors", "1",
-                  "--negatives", "50 100")
+    done = search(
+        tmp_path, "--from", "exp", "--space", "logmel", "--arms", "ccr", "--factors", "1", "--negatives", "50 100"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     command = next(line for line in (tmp_path / "exp_weights/ccr_1.log").read_text().splitlines() if "train.py" in line)
     assert "/none_50/checkpoints/final.pt" in command and " --noise " in command
 
 
 def test_controls_of_ccr_have_its_weight() -> None:
-    weights = {name: load_yaml(CONF / f"arms/{name}.yaml")["objective"]["regulariser"]["weight"]
-               for name in ("ccr", "fixed", "hard_only", "cr_matched")}
+    weights = {
+        name: load_yaml(CONF / f"arms/{name}.yaml")["objective"]["regulariser"]["weight"]
+        for name in ("ccr", "fixed", "hard_only", "cr_matched")
+    }
     assert len(set(weights.values())) == 1, weights

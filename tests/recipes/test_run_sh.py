@@ -18,48 +18,56 @@ RUN = ROOT / "egs" / "voxceleb" / "run.sh"
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     """run.sh called from `folder`, where it would put data and exp."""
     return subprocess.run(
-        ["bash", RUN, "--data", "data", "--exp", "exp", *options], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "VIRTUAL_ENV": sys.prefix})
+        ["bash", RUN, "--data", "data", "--exp", "exp", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "VIRTUAL_ENV": sys.prefix},
+    )
 
 
-@pytest.mark.parametrize("options, sentence", [
-    (["--sped", "3"], "there is no option --sped"),
-    (["--stage", "three"], "--stage takes a whole number, and 'three' is none"),
-    (["--stage", "9"], "--stage 9 --stop-stage 8: the stages are 1 to 8"),
-    (["--stage", "0"], "--stage 0 --stop-stage 8: the stages are 1 to 8"),
-    (["--final", "maybe"], "--final is yes or no, not 'maybe'"),
-    (["--method", "floor", "--rounds", "0", "--final", "no"], "nothing would be learnt"),
-    (["--stage", "5", "--stop-stage", "4"], "the first comes before the last"),
-    (["--rounds", "many"], "--rounds takes a whole number"),
-    (["--corpus", "timit"], "--corpus is mini, folder or voxceleb, not 'timit'"),
-    (["--corpus", "folder"], "--train-dir is missing: --corpus folder needs it"),
-    (["--corpus", "folder", "--train-dir", ".", "--test-dir", "none"], "--test-dir: there is no folder none"),
-    (["--corpus", "voxceleb", "--voxceleb1", "."], "--voxceleb2 is missing"),
-    (["--train-dir", "."], "--train-dir belongs to --corpus folder, and the corpus is mini"),
-    (["--method", "guess"], "conf/mini/guess.yaml; in egs/voxceleb/conf/mini there are: csc.yaml"),
-    (["--config", "guess.yaml"], "guess.yaml; in "),
-    (["--enhance", "none.pt"], "--enhance: there is no file none.pt"),
-    (["--enhance", str(RUN)], "run.sh: damaged, or not a checkpoint of this project"),
-    (["--nj", "0"], "--nj is at least 1"),
-    (["--enhance", f"a={RUN},b=none.pt"], "--enhance: there is no file none.pt"),
-    (["--enhance", f"{RUN},{RUN}"], "--enhance: two are called enhanced; name them"),
-    (["--cluster-config", "none.yaml"], "none.yaml"),
-    (["--cluster-config", str(ROOT / "egs/voxceleb/conf/mini/round.yaml")], "conf/mini/round.yaml: "),
-])
-def test_mistake_ends_with_one_sentence_and_nothing_is_made(
-        tmp_path: Path, options: list[str], sentence: str) -> None:
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--sped", "3"], "there is no option --sped"),
+        (["--stage", "three"], "--stage takes a whole number, and 'three' is none"),
+        (["--stage", "9"], "--stage 9 --stop-stage 8: the stages are 1 to 8"),
+        (["--stage", "0"], "--stage 0 --stop-stage 8: the stages are 1 to 8"),
+        (["--final", "maybe"], "--final is yes or no, not 'maybe'"),
+        (["--method", "floor", "--rounds", "0", "--final", "no"], "nothing would be learnt"),
+        (["--stage", "5", "--stop-stage", "4"], "the first comes before the last"),
+        (["--rounds", "many"], "--rounds takes a whole number"),
+        (["--corpus", "timit"], "--corpus is mini, folder or voxceleb, not 'timit'"),
+        (["--corpus", "folder"], "--train-dir is missing: --corpus folder needs it"),
+        (["--corpus", "folder", "--train-dir", ".", "--test-dir", "none"], "--test-dir: there is no folder none"),
+        (["--corpus", "voxceleb", "--voxceleb1", "."], "--voxceleb2 is missing"),
+        (["--train-dir", "."], "--train-dir belongs to --corpus folder, and the corpus is mini"),
+        (["--method", "guess"], "conf/mini/guess.yaml; in egs/voxceleb/conf/mini there are: csc.yaml"),
+        (["--config", "guess.yaml"], "guess.yaml; in "),
+        (["--enhance", "none.pt"], "--enhance: there is no file none.pt"),
+        (["--enhance", str(RUN)], "run.sh: damaged, or not a checkpoint of this project"),
+        (["--nj", "0"], "--nj is at least 1"),
+        (["--enhance", f"a={RUN},b=none.pt"], "--enhance: there is no file none.pt"),
+        (["--enhance", f"{RUN},{RUN}"], "--enhance: two are called enhanced; name them"),
+        (["--cluster-config", "none.yaml"], "none.yaml"),
+        (["--cluster-config", str(ROOT / "egs/voxceleb/conf/mini/round.yaml")], "conf/mini/round.yaml: "),
+    ],
+)
+def test_mistake_ends_with_one_sentence_and_nothing_is_made(tmp_path: Path, options: list[str], sentence: str) -> None:
     done = run(tmp_path, *options)
     assert_refused(done, sentence, tmp_path)
 
 
-@pytest.mark.parametrize("wrong, sentence", [
-    ("training: {stepz: 3}", "stepz"),
-    ("training: {steps: soon}", "steps"),
-    ("objective: {name: guess}", "guess"),
-    ("network: [", "not valid YAML"),
-])
-def test_mistake_in_a_config_is_found_before_anything_is_made(
-        tmp_path: Path, wrong: str, sentence: str) -> None:
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        ("training: {stepz: 3}", "stepz"),
+        ("training: {steps: soon}", "steps"),
+        ("objective: {name: guess}", "guess"),
+        ("network: [", "not valid YAML"),
+    ],
+)
+def test_mistake_in_a_config_is_found_before_anything_is_made(tmp_path: Path, wrong: str, sentence: str) -> None:
     lines = {"objective": "objective: {name: csc}", "network": "network: {name: galr}"}
     config = tmp_path / "wrong.yaml"
     config.write_text("\n".join({**lines, wrong.partition(":")[0]: wrong}.values()) + "\n")
@@ -88,8 +96,32 @@ def test_help_lists_every_stage_and_every_option(tmp_path: Path) -> None:
     stages = ["data", "noise", "train", "extract", "rounds", "final", "score", "results"]
     for number, stage in enumerate(stages, start=1):
         assert f"\n  {number} {stage} " in done.stdout
-    options = ["stage", "stop-stage", "corpus", "method", "config", "rounds", "final", "data", "exp", "seed", "nj",
-               "gpus", "train-dir", "test-dir", "noise-dir", "rir-dir", "voxceleb1", "voxceleb2", "musan",
-               "rirs", "trial-lists", "enhance", "round-config", "cluster-config", "plda"]
+    options = [
+        "stage",
+        "stop-stage",
+        "corpus",
+        "method",
+        "config",
+        "rounds",
+        "final",
+        "data",
+        "exp",
+        "seed",
+        "nj",
+        "gpus",
+        "train-dir",
+        "test-dir",
+        "noise-dir",
+        "rir-dir",
+        "voxceleb1",
+        "voxceleb2",
+        "musan",
+        "rirs",
+        "trial-lists",
+        "enhance",
+        "round-config",
+        "cluster-config",
+        "plda",
+    ]
     assert all(f"\n  --{option} " in done.stdout for option in options)
     assert list(tmp_path.iterdir()) == []

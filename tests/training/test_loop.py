@@ -13,9 +13,9 @@ import time
 import pytest
 import torch
 
+from cslib import checkpoints
 from cslib.config import UserError
-from cslib.objectives.csc import Csc
-from cslib.training import checkpoint
+from cslib.objectives.csc.objective import Csc
 from cslib.training.distributed import Processes, synchronise_batch_norms
 from cslib.training.loop import Trainer, TrainingConfig, learning_rate
 from tests.tiny_run import (
@@ -51,6 +51,7 @@ def interrupt_after(monkeypatch, steps):
         if self.step == steps:
             raise KeyboardInterrupt
         return original(self, batch)
+
     monkeypatch.setattr(Trainer, "_train_step", step)
 
 
@@ -61,8 +62,9 @@ def interrupted(monkeypatch, steps, *run):
 
 
 def start_and_wait_for(path, *run, **options):
-    process = subprocess.Popen(command(*run), cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, **options)
+    process = subprocess.Popen(
+        command(*run), cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
     deadline = time.monotonic() + 60
     while not path.exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -72,9 +74,8 @@ def start_and_wait_for(path, *run, **options):
 
 def test_killed_run_goes_on_to_where_the_uninterrupted_run_ends(data, tmp_path):
     run, steps = tmp_path / "run", ["--training.steps", "40"]
-    process = start_and_wait_for(run / "checkpoints/step-00000003.pt", data, run, *steps,
-                                 "--training.workers", "1")
-    time.sleep(0.05)      # wherever it then is
+    process = start_and_wait_for(run / "checkpoints/step-00000003.pt", data, run, *steps, "--training.workers", "1")
+    time.sleep(0.05)  # wherever it then is
     process.kill()
     process.communicate()
     assert not (run / "checkpoints/final.pt").exists()
@@ -86,8 +87,9 @@ def test_sigterm_to_all_processes_saves_stops_and_the_next_run_goes_on(data, tmp
     """Also where the final weights are a mean over checkpoints, of which the signal makes one more."""
     steps = ["--training.steps", "40", *(f"--training.{name}={value}" for name, value in saving.items())]
     run = tmp_path / "run"
-    process = start_and_wait_for(run / "log.jsonl", data, run, *steps, "--training.workers", "1",
-                                 start_new_session=True)
+    process = start_and_wait_for(
+        run / "log.jsonl", data, run, *steps, "--training.workers", "1", start_new_session=True
+    )
     while len(log(run)) < 2:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGTERM)
@@ -98,25 +100,33 @@ def test_sigterm_to_all_processes_saves_stops_and_the_next_run_goes_on(data, tmp
     assert same_training(train(data, run, *steps), train(data, tmp_path / "whole", *steps))
 
 
-@pytest.mark.parametrize("place", ["cslib.objectives.csc.Csc.forward", "cslib.data.mixtures.Mixtures.__getitem__"])
+@pytest.mark.parametrize(
+    "place", ["cslib.objectives.csc.objective.Csc.forward", "cslib.datasets.mixtures.Mixtures.__getitem__"]
+)
 def test_training_that_meets_a_bug_ends_with_its_traceback_and_does_not_wait_for_its_loader(data, tmp_path, place):
     module, kind, method = place.rsplit(".", 2)
-    fails = (f"import runpy, sys; from {module} import {kind}\n"
-             f"def broken(*_): raise RuntimeError('a bug')\n"
-             f"{kind}.{method} = broken\n"
-             "sys.argv = sys.argv[1:]; runpy.run_path('local/train.py', run_name='__main__')")
+    fails = (
+        f"import runpy, sys; from {module} import {kind}\n"
+        f"def broken(*_): raise RuntimeError('a bug')\n"
+        f"{kind}.{method} = broken\n"
+        "sys.argv = sys.argv[1:]; runpy.run_path('local/train.py', run_name='__main__')"
+    )
     wanted = command(data, tmp_path / "run", "--training.workers", "1")
-    done = subprocess.run([wanted[0], "-c", fails, *wanted[1:]], cwd=ROOT, env=ENVIRONMENT, timeout=60,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [wanted[0], "-c", fails, *wanted[1:]], cwd=ROOT, env=ENVIRONMENT, timeout=60, capture_output=True, text=True
+    )
     assert done.returncode == 1 and "RuntimeError: a bug" in done.stderr
 
 
-@pytest.mark.parametrize("at, options", [
-    (4, ["--objective.bank", "swap"]),
-    (7, ["--objective.bank", "fifo", "--training.ema", "0.9"]),
-    (5, ["--objective.bank", "batch", "--training.average_last", "3", "--training.optimiser", "sgd"]),
-    (3, ["--objective.global_vector", "table", "--training.warmup_steps", "4"]),
-])
+@pytest.mark.parametrize(
+    "at, options",
+    [
+        (4, ["--objective.bank", "swap"]),
+        (7, ["--objective.bank", "fifo", "--training.ema", "0.9"]),
+        (5, ["--objective.bank", "batch", "--training.average_last", "3", "--training.optimiser", "sgd"]),
+        (3, ["--objective.global_vector", "table", "--training.warmup_steps", "4"]),
+    ],
+)
 def test_resumed_run_equals_uninterrupted_run(data, tmp_path, monkeypatch, at, options):
     interrupted(monkeypatch, at, data, tmp_path / "run", *options)
     assert log(tmp_path / "run")[-1]["step"] == at
@@ -147,11 +157,20 @@ def test_another_seed_is_another_training(data, whole, tmp_path):
 
 def test_two_processes_compute_what_one_computes(data, tmp_path):
     # Not adam: it blows rounding errors up, where a gradient is zero, to steps of full size.
-    options = ["--network.dropout", "0", "--training.steps", "6", "--training.optimiser", "sgd",
-               "--training.learning_rate", "1e-3"]
+    options = [
+        "--network.dropout",
+        "0",
+        "--training.steps",
+        "6",
+        "--training.optimiser",
+        "sgd",
+        "--training.learning_rate",
+        "1e-3",
+    ]
     banks = {"swap": [], "batch": ["--objective.bank", "batch"]}
     train_on_two_processes(
-        tmp_path / "all.py", [words(data, tmp_path / f"two-{name}", *options, *more) for name, more in banks.items()])
+        tmp_path / "all.py", [words(data, tmp_path / f"two-{name}", *options, *more) for name, more in banks.items()]
+    )
     for name, more in banks.items():
         train(data, tmp_path / name, *options, *more)
         one, two = tmp_path / name, tmp_path / f"two-{name}"
@@ -190,13 +209,27 @@ def test_batch_norms_of_two_cpu_processes_end_with_the_mean_of_their_statistics(
     script, run = tmp_path / "watched.py", tmp_path / "run"
     script.write_text(STATISTICS_AROUND_EVERY_SAVE)
     options = ["--network.embedding_norm", "batch", "--training.ema", "0.5", "--training.steps", "4"]
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                    str(script), *command(data, run, *options)[2:]], cwd=ROOT, env=ENVIRONMENT, check=True,
-                   capture_output=True, timeout=60)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(script),
+            *command(data, run, *options)[2:],
+        ],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
     one, other = (torch.load(f"{script}.{rank}", weights_only=True) for rank in range(2))
     assert [step for step, *_ in one] == [step for step, *_ in other] == [3, 4]
     for (_, my_before, mine), (_, its_before, its) in zip(one, other, strict=True):
-        assert len(mine) == 4      # mean and variance, of the network and of its moving average
+        assert len(mine) == 4  # mean and variance, of the network and of its moving average
         for values in zip(my_before, its_before, mine, its, strict=True):
             assert not torch.equal(values[0], values[1]) and torch.equal(values[2], values[3])
             torch.testing.assert_close(values[2], (values[0] + values[1]) / 2)
@@ -209,7 +242,7 @@ def test_batch_norms_see_the_batch_of_all_gpus(count, device, synchronised):
     before = network.state_dict()
     synchronise_batch_norms(network, Processes(0, count, torch.device(device)))
     assert isinstance(network[1][0], torch.nn.SyncBatchNorm) == synchronised
-    assert network.state_dict().keys() == before.keys()      # one GPU can load what many have trained
+    assert network.state_dict().keys() == before.keys()  # one GPU can load what many have trained
 
 
 def test_batch_norm_over_one_item_is_one_sentence(data, tmp_path):
@@ -222,8 +255,8 @@ def test_batch_norm_over_one_item_is_one_sentence(data, tmp_path):
 def test_checkpoint_of_two_processes_is_not_continued_by_one(data, tmp_path, monkeypatch):
     interrupted(monkeypatch, 4, data, tmp_path / "run")
     path = tmp_path / "run/checkpoints/step-00000003.pt"
-    state = checkpoint.load(path)
-    checkpoint.save(path, {**state, "generators": state["generators"] * 2})
+    state = checkpoints.load(path)
+    checkpoints.save(path, {**state, "generators": state["generators"] * 2})
     with pytest.raises(UserError, match="made by 2 processes, now there are 1"):
         train(data, tmp_path / "run")
 
@@ -240,25 +273,29 @@ def test_what_is_not_finite_stops_with_step_utterances_and_advice(data, whole, t
 
     def forward(self, batch):
         losses = original(self, batch)
-        if self.step == 3:     # at the step after the first checkpoint
+        if self.step == 3:  # at the step after the first checkpoint
             # The gradient of a square root at zero is infinite, its value is not.
-            losses.total = losses.total * math.nan if where == "loss" else \
-                losses.total + (self.log_alpha - self.log_alpha.detach()).square().sum().sqrt()
+            losses.total = (
+                losses.total * math.nan
+                if where == "loss"
+                else losses.total + (self.log_alpha - self.log_alpha.detach()).square().sum().sqrt()
+            )
             self.names = batch["ids"]
         return losses
+
     with monkeypatch.context() as patch, pytest.raises(UserError) as error:
         patch.setattr(Csc, "forward", forward)
         train(data, tmp_path / "run")
     told = str(error.value)
     assert "not finite at step 4" in told and "training.learning_rate" in told and "\n" not in told
     held = told.split("the batch held: ")[1].split(";")[0].split()
-    assert len(held) == 8 and set(held) <= {f"u{n:02d}" for n in range(8)}      # 4 mixtures of 2
-    assert [path.name for path in checkpoint.numbered(tmp_path / "run/checkpoints")] == ["step-00000003.pt"]
+    assert len(held) == 8 and set(held) <= {f"u{n:02d}" for n in range(8)}  # 4 mixtures of 2
+    assert [path.name for path in checkpoints.numbered(tmp_path / "run/checkpoints")] == ["step-00000003.pt"]
     assert same_training(train(data, tmp_path / "run"), whole)
 
 
 def test_full_disk_leaves_the_last_good_checkpoint(data, whole, tmp_path, monkeypatch):
-    original = checkpoint.save
+    original = checkpoints.save
 
     def save(path, state):
         """A limit on the size of files fails where a full disk fails: in the middle of the writing."""
@@ -269,8 +306,9 @@ def test_full_disk_leaves_the_last_good_checkpoint(data, whole, tmp_path, monkey
             original(path, state)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
     with monkeypatch.context() as patch, pytest.raises(UserError) as error:
-        patch.setattr(checkpoint, "save", save)
+        patch.setattr(checkpoints, "save", save)
         train(data, tmp_path / "run")
     assert "step-00000006.pt: could not be written" in str(error.value) and "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000003.pt"]
@@ -297,14 +335,15 @@ def test_other_config_sets_the_old_checkpoints_aside(data, tmp_path, monkeypatch
     lines = (run / "log.jsonl").read_text()
     train(data, run, "--training.steps", "3")
     assert "config.training.steps: 8 then, 3 now" in capsys.readouterr().out
-    kept, = run.glob("checkpoints.until-*")
+    (kept,) = run.glob("checkpoints.until-*")
     assert {path.name: path.read_bytes() for path in kept.glob("*.pt")} == before
     assert (kept / "log.jsonl").read_text() == lines and len(log(run)) == 3
 
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_run_of_code_that_lacked_an_option_counts_as_one_with_its_default(
-        data, tmp_path, monkeypatch, capsys, finished):
+    data, tmp_path, monkeypatch, capsys, finished
+):
     run, steps = tmp_path / "run", ["--training.steps", "6"]
     if finished:
         train(data, run, *steps)
@@ -344,8 +383,19 @@ def test_old_checkpoints_go_and_two_stay(whole):
 def test_log_tells_loss_speed_memory_and_health(whole):
     for number, line in enumerate(log(whole), start=1):
         assert line["step"] == number and all(math.isfinite(value) for value in line.values())
-        assert {"loss", "separation", "contrast", "learning_rate", "data_seconds", "compute_seconds",
-                "items_per_second", "memory_gb", "gradient_norm", "mi_bound", "si_snr"} <= line.keys()
+        assert {
+            "loss",
+            "separation",
+            "contrast",
+            "learning_rate",
+            "data_seconds",
+            "compute_seconds",
+            "items_per_second",
+            "memory_gb",
+            "gradient_norm",
+            "mi_bound",
+            "si_snr",
+        } <= line.keys()
         assert line["data_seconds"] > 0 and line["compute_seconds"] > 0 and 0.05 < line["memory_gb"] < 50
         seconds = line["data_seconds"] + line["compute_seconds"]
         assert line["items_per_second"] == pytest.approx(4 / seconds, rel=1e-3)
@@ -380,7 +430,8 @@ def states_after_each_step(monkeypatch):
 
     def after_step(self):
         original(self)
-        states.append(checkpoint.encoder_state(self.encoder))
+        states.append(checkpoints.encoder_state(self.encoder))
+
     monkeypatch.setattr(Csc, "after_step", after_step)
     return states
 
@@ -420,6 +471,7 @@ def test_warning_of_the_objective_is_shown_once_while_it_stays(data, tmp_path, m
     def warning(self, means):
         found.append(means)
         return None if len(found) in (1, 5) else "all is lost; train less"
+
     monkeypatch.setattr(Csc, "warning", warning)
     run = train(data, tmp_path / "run")
     told = [line for line in capsys.readouterr().err.splitlines() if "all is lost" in line]
@@ -428,12 +480,20 @@ def test_warning_of_the_objective_is_shown_once_while_it_stays(data, tmp_path, m
     assert found[0].keys() >= {"loss", "separation", "mi_bound"}
 
 
-@pytest.mark.parametrize("option, value, words", [
-    ("precision", "fp16", "give fp32 or bf16"), ("optimiser", "adma", "give adam or adam_amsgrad or adamw or sgd"),
-    ("steps", "0", "give 1 or more"), ("checkpoint_every", "0", "give 1 or more"),
-    ("average_last", "0", "give 1 or more"), ("workers", "-1", "give 0 or more"), ("ema", "1", "less than 1"),
-    ("learning_rate", "-1", "give 0 or more"), ("steps", "many", "expected a whole number"),
-])
+@pytest.mark.parametrize(
+    "option, value, words",
+    [
+        ("precision", "fp16", "give fp32 or bf16"),
+        ("optimiser", "adma", "give adam or adam_amsgrad or adamw or sgd"),
+        ("steps", "0", "give 1 or more"),
+        ("checkpoint_every", "0", "give 1 or more"),
+        ("average_last", "0", "give 1 or more"),
+        ("workers", "-1", "give 0 or more"),
+        ("ema", "1", "less than 1"),
+        ("learning_rate", "-1", "give 0 or more"),
+        ("steps", "many", "expected a whole number"),
+    ],
+)
 def test_bad_value_is_one_sentence_before_anything_is_made(data, tmp_path, option, value, words):
     with pytest.raises(UserError, match=f"training.{option}.*{words}"):
         train(data, tmp_path / "run", f"--training.{option}={value}")
@@ -445,15 +505,14 @@ def test_gradient_is_clipped_to_the_norm(data, tmp_path, monkeypatch):
     original = torch.optim.SGD.step
 
     def step(self, *_):
-        squares = [p.grad.square().sum() for group in self.param_groups for p in group["params"]
-                   if p.grad is not None]
+        squares = [p.grad.square().sum() for group in self.param_groups for p in group["params"] if p.grad is not None]
         norms.append(torch.stack(squares).sum().sqrt().item())
         return original(self)
+
     monkeypatch.setattr(torch.optim.SGD, "step", step)
-    train(data, tmp_path / "run", "--training.optimiser", "sgd", "--training.clip_norm", "0.5",
-          "--training.steps", "3")
+    train(data, tmp_path / "run", "--training.optimiser", "sgd", "--training.clip_norm", "0.5", "--training.steps", "3")
     assert norms == pytest.approx([0.5] * 3, rel=1e-3)
-    assert all(line["gradient_norm"] > 1 for line in log(tmp_path / "run"))      # as it was before
+    assert all(line["gradient_norm"] > 1 for line in log(tmp_path / "run"))  # as it was before
 
 
 def test_log_is_one_json_object_a_line(whole):

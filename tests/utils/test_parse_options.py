@@ -36,19 +36,22 @@ def test_defaults_hold(tmp_path: Path) -> None:
     assert run(tmp_path).stdout == "1|mini|\n"
 
 
-@pytest.mark.parametrize("options, sentence", [
-    (["--speed", "3"], "there is no option --speed; --help lists the options"),
-    (["--stage", "two"], "--stage takes a whole number, and 'two' is none"),
-    (["--stage", "-1"], "--stage takes a whole number, and '-1' is none"),
-    (["--stage=99999999999999999999"], "--stage takes a whole number, and '99999999999999999999' is none"),
-    (["--stage"], "--stage needs a value"),
-    (["--corpus", "--stage", "1"], "--corpus needs a value"),
-    (["mini"], "'mini' is no option: options look like --corpus folder; --help lists them"),
-    (["--corpus", "folder", "--train-dir", "nowhere"], "--train-dir: there is no folder nowhere"),
-    (["--train-dir", "/"], "--train-dir belongs to --corpus folder, and the corpus is mini"),
-    (["--a[$(touch evil)]", "1"], "there is no option --a[$(touch evil)]; --help lists the options"),
-    (["--stage", "a[$(touch evil)]"], "--stage takes a whole number, and 'a[$(touch evil)]' is none"),
-])
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--speed", "3"], "there is no option --speed; --help lists the options"),
+        (["--stage", "two"], "--stage takes a whole number, and 'two' is none"),
+        (["--stage", "-1"], "--stage takes a whole number, and '-1' is none"),
+        (["--stage=99999999999999999999"], "--stage takes a whole number, and '99999999999999999999' is none"),
+        (["--stage"], "--stage needs a value"),
+        (["--corpus", "--stage", "1"], "--corpus needs a value"),
+        (["mini"], "'mini' is no option: options look like --corpus folder; --help lists them"),
+        (["--corpus", "folder", "--train-dir", "nowhere"], "--train-dir: there is no folder nowhere"),
+        (["--train-dir", "/"], "--train-dir belongs to --corpus folder, and the corpus is mini"),
+        (["--a[$(touch evil)]", "1"], "there is no option --a[$(touch evil)]; --help lists the options"),
+        (["--stage", "a[$(touch evil)]"], "--stage takes a whole number, and 'a[$(touch evil)]' is none"),
+    ],
+)
 def test_mistake_ends_with_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
     done = run(tmp_path, *options)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {sentence}\n")
@@ -60,5 +63,7 @@ def test_help_is_the_head_of_the_script_and_its_options(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("A toy.\n\nStage 1 does nothing.\n\nOptions")
     assert [line.split(maxsplit=1) for line in done.stdout.splitlines()[-3:]] == [
-        ["--stage", "first stage [1]"], ["--corpus", "which corpus [mini]"],
-        ["--train-dir", "folder to learn from"]]
+        ["--stage", "first stage [1]"],
+        ["--corpus", "which corpus [mini]"],
+        ["--train-dir", "folder to learn from"],
+    ]

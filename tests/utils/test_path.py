@@ -35,12 +35,19 @@ class Project:
 
     def start(self, **variables: str) -> subprocess.Popen:
         command = '. "$1" && command -v python && echo "$PYTHONPATH"'
-        clean = {name: value for name, value in os.environ.items()
-                 if name not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH")}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH")
+        }
         return subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", command, "bash", self.root / "path.sh"], cwd="/", text=True,
+            ["bash", "-euo", "pipefail", "-c", command, "bash", self.root / "path.sh"],
+            cwd="/",
+            text=True,
             env={**clean, "CSLIB_PYTHON": str(self.stub), "STUB_LOG": str(self.log), **variables},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def source(self, **variables: str) -> tuple[int, list[str], str]:
         """(status, lines on stdout, stderr)"""
@@ -101,9 +108,13 @@ def test_interrupted_installation_is_made_anew(project: Project, signal: str) ->
 
 def test_failed_installation_ends_with_a_sentence_and_is_repaired(project: Project) -> None:
     status, _, error = project.source(STUB_PIP_STATUS="1")
-    assert (status, error.splitlines()) == (1, [
-        "error: pip could not install requirements.txt (its message stands above): check the network and the "
-        "free disk, then run the same command again"])
+    assert (status, error.splitlines()) == (
+        1,
+        [
+            "error: pip could not install requirements.txt (its message stands above): check the network and the "
+            "free disk, then run the same command again"
+        ],
+    )
     assert project.source()[0] == 0
 
 
@@ -113,11 +124,14 @@ def test_two_at_once_install_once(project: Project) -> None:
     assert project.installations == 1
 
 
-@pytest.mark.parametrize("variables, sentence", [
-    ({"STUB_VERSION": "3.9"}, "is Python 3.9, and 3.10 to 3.13 is needed: install one or name one"),
-    ({"CSLIB_PYTHON": "no-such-python"}, "'no-such-python' is no Python that runs"),
-    ({"STUB_ENSUREPIP_STATUS": "1"}, "cannot make virtual environments: install its venv package"),
-])
+@pytest.mark.parametrize(
+    "variables, sentence",
+    [
+        ({"STUB_VERSION": "3.9"}, "is Python 3.9, and 3.10 to 3.13 is needed: install one or name one"),
+        ({"CSLIB_PYTHON": "no-such-python"}, "'no-such-python' is no Python that runs"),
+        ({"STUB_ENSUREPIP_STATUS": "1"}, "cannot make virtual environments: install its venv package"),
+    ],
+)
 def test_unfit_interpreter_ends_with_one_sentence(project: Project, variables: dict, sentence: str) -> None:
     status, printed, error = project.source(**variables)
     assert (status, printed, error.count("\n")) == (1, [], 1)
@@ -132,8 +146,7 @@ def test_active_environment_is_used_and_left_alone(project: Project, tmp_path: P
     assert (project.installations, (project.root / ".venv").exists()) == (0, False)
 
 
-def test_active_environment_that_lacks_packages_says_which_and_how_to_install(
-        project: Project, tmp_path: Path) -> None:
+def test_active_environment_that_lacks_packages_says_which_and_how_to_install(project: Project, tmp_path: Path) -> None:
     (project.root / "requirements.txt").write_text("pytest>=999\nno-such-package==2.11.*\npyyaml>=1\n")
     active = environment(project, tmp_path / "active")
     status, _, error = project.source(VIRTUAL_ENV=str(active))
@@ -148,12 +161,16 @@ def test_deleted_environment_that_is_still_named_is_passed_over(project: Project
 def also(project: Project, **variables: str) -> subprocess.CompletedProcess:
     """`. path.sh`, then what a recipe needs besides."""
     (project.root / "more.txt").write_text("no-such-package==1.0\n")
-    clean = {name: value for name, value in os.environ.items()
-             if name not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH")}
+    clean = {
+        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH")
+    }
     return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", '. ./path.sh; cslib_also_needs more.txt; echo went on'], cwd=project.root,
-        text=True, env={**clean, "CSLIB_PYTHON": str(project.stub), "STUB_LOG": str(project.log), **variables},
-        capture_output=True)
+        ["bash", "-euo", "pipefail", "-c", ". ./path.sh; cslib_also_needs more.txt; echo went on"],
+        cwd=project.root,
+        text=True,
+        env={**clean, "CSLIB_PYTHON": str(project.stub), "STUB_LOG": str(project.log), **variables},
+        capture_output=True,
+    )
 
 
 def test_what_a_recipe_needs_besides_is_installed_or_told(project: Project, tmp_path: Path) -> None:

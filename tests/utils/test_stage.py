@@ -62,8 +62,13 @@ class Recipe:
     def start(self, *options: str) -> subprocess.Popen:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.Popen(
-            ["bash", "run.sh", *options], cwd=self.folder, env={**os.environ, "PATH": path}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            ["bash", "run.sh", *options],
+            cwd=self.folder,
+            env={**os.environ, "PATH": path},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, *options: str) -> tuple[str, str]:
         """(the scripts that ran, what was printed)"""
@@ -133,9 +138,11 @@ def test_failed_stage_is_named_stops_the_recipe_and_is_not_marked_done(recipe: R
 
 def test_killed_command_finds_what_it_left(tmp_path: Path) -> None:
     recipe = Recipe(tmp_path)
-    script = (tmp_path / "copy.py")
-    script.write_text("import os, pathlib, signal\npathlib.Path('exp/copied').write_text('half')\n"
-                      "os.kill(os.getpid(), signal.SIGKILL)")
+    script = tmp_path / "copy.py"
+    script.write_text(
+        "import os, pathlib, signal\npathlib.Path('exp/copied').write_text('half')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
     assert "stopped with status 137" in recipe.run()[1]
     script.write_text("import pathlib\nassert pathlib.Path('exp/copied').read_text() == 'half'\n")
     assert recipe.run()[0] == "count"
@@ -203,5 +210,5 @@ def test_fingerprint_changes_with_the_configs_that_a_config_is_like(tmp_path, na
     assert fingerprint(["x.py", "--config", str(top)], "", []) == before
     base.write_text("steps: 2")
     assert fingerprint(["x.py", "--config", str(top)], "", []) != before
-    base.write_text("like: top.yaml")      # an error of its own, told by the script; here it only has to end
+    base.write_text("like: top.yaml")  # an error of its own, told by the script; here it only has to end
     fingerprint(["x.py", "--config", str(top)], "", [])

@@ -46,8 +46,7 @@ def errors(data, **options):
 
 def test_valid_set_passes_with_its_counts(data, capsys):
     main(Options(data, full=True))
-    assert capsys.readouterr().out.endswith(
-        "valid, 6 utterances of 3 speakers, 0.00 h, 2 trials, 6 headers read\n")
+    assert capsys.readouterr().out.endswith("valid, 6 utterances of 3 speakers, 0.00 h, 2 trials, 6 headers read\n")
 
 
 def test_order_uniqueness_and_agreement_of_the_lists(data):
@@ -60,11 +59,14 @@ def test_order_uniqueness_and_agreement_of_the_lists(data):
     assert "ids that differ between the lists: 2" in errors(data)
 
 
-@pytest.mark.parametrize("leak", [
-    ("supervisions", lambda items: items[3].update(speaker="s1")),
-    ("cuts", lambda items: items[3]["supervisions"][0].update(speaker="s1")),
-    ("cuts", lambda items: items[3].update(custom={"speaker": "s1"})),
-])
+@pytest.mark.parametrize(
+    "leak",
+    [
+        ("supervisions", lambda items: items[3].update(speaker="s1")),
+        ("cuts", lambda items: items[3]["supervisions"][0].update(speaker="s1")),
+        ("cuts", lambda items: items[3].update(custom={"speaker": "s1"})),
+    ],
+)
 def test_speaker_anywhere_in_the_lists_is_found(data, leak):
     edit(data / f"{leak[0]}.jsonl.gz", leak[1])
     assert "a speaker outside speakers.tsv: 1, the first: u3" in errors(data)
@@ -86,8 +88,9 @@ def test_audio_must_be_there_with_the_listed_rate_and_length(data):
     soundfile.write(data.parent / "u2.flac", np.zeros(RATE + 2), 8000)
     (data.parent / "u3.flac").write_bytes(b"not audio")
     text = errors(data, full=True)
-    for number, complaint in enumerate(("not there", "of another length than listed", "not 16 kHz mono",
-                                        "cannot be read")):
+    for number, complaint in enumerate(
+        ("not there", "of another length than listed", "not 16 kHz mono", "cannot be read")
+    ):
         assert f"{complaint}: 1, the first: {data.parent}/u{number}.flac" in text
 
 
@@ -106,8 +109,9 @@ def test_durations_must_agree(data):
 def test_command_takes_the_folder_by_position_and_ends_with_status_1(data):
     def command():
         words = [sys.executable, "utils/validate_data.py", data, "--full"]
-        return subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=False,
-                              env={"PYTHONPATH": str(ROOT)})
+        return subprocess.run(
+            words, cwd=ROOT, text=True, capture_output=True, check=False, env={"PYTHONPATH": str(ROOT)}
+        )
 
     assert command().returncode == 0
     (data.parent / "u0.flac").unlink()

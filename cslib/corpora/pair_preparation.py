@@ -1,0 +1,164 @@
+"""Sets of pairs from two folders, clean and noisy, that hold recordings of the same names."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+
+from cslib.config import UserError
+from cslib.corpora.audio_files import AUDIO_SUFFIXES, Checks
+from cslib.corpora.preparation import Source, Summary, in_order, prepare_set
+from cslib.data.manifests import SAMPLE_RATE, Entry, read_manifest, write_set
+from cslib.data.pairs import SIDES, Condition, PairedUtterances, write_conditions
+from cslib.files import progress, read_json, write_json
+
+
+class Pair(NamedTuple):
+    """A recording and its clean speech, which are files of equal name."""
+
+    id: str
+    clean: str
+    noisy: str
+    speaker: str | None = None
+
+
+def find_recordings(folder: Path) -> dict[str, str]:
+    """Audio files anywhere below `folder`, sorted by id: the path below it without its ending, "/" replaced by "-".
+
+    Raises UserError when the folder is missing or empty, or when two recordings have the same id.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; check the path")
+    found: dict[str, str] = {}
+    for path in sorted(folder.absolute().rglob("*")):
+        if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
+            continue
+        name = re.sub(r"\s+", "_", "-".join(path.relative_to(folder.absolute()).with_suffix("").parts))
+        if name in found:
+            raise UserError(f"{path}: {found[name]} has the same name, {name}; rename or remove one of them")
+        found[name] = str(path)
+    if not found:
+        raise UserError(f"{folder}: there is no recording ({', '.join(sorted(AUDIO_SUFFIXES))}) in it; check the path")
+    return dict(sorted(found.items()))
+
+
+def find_pairs(clean: Path, noisy: Path) -> list[Pair]:
+    """The pairs of two folders, sorted by id. Raises UserError when a recording has no partner."""
+    recordings, partners = find_recordings(clean), find_recordings(noisy)
+    for these, others, folder in ((recordings, partners, noisy), (partners, recordings, clean)):
+        alone = [path for name, path in these.items() if name not in others]
+        if alone:
+            raise UserError(
+                f"{alone[0]}: {folder} has no recording of this name ({len(alone):,} of {len(these):,} "
+                "lack a partner); add it or take this one away"
+            )
+    return [Pair(name, path, partners[name]) for name, path in recordings.items()]
+
+
+def refuse_unequal(pairs: list[Pair], nj: int) -> None:
+    """Raises UserError, naming the file, when a recording is not as long as its partner. Only headers are read."""
+    lengths = in_order(_lengths, pairs, nj)
+    for pair, (clean, noisy) in zip(pairs, progress(lengths, "comparing lengths", total=len(pairs)), strict=True):
+        if None not in (clean, noisy) and clean != noisy:
+            raise UserError(
+                f"{pair.noisy}: has {noisy:,} samples at 16 kHz and its clean partner {pair.clean} "
+                f"{clean:,}; mend or remove this pair"
+            )
+
+
+def _lengths(pair: Pair) -> tuple[int | None, int | None]:
+    return _length(pair.clean), _length(pair.noisy)
+
+
+def _length(path: str) -> int | None:
+    """Samples it will have at 16 kHz; None where the header does not tell: the preparation will."""
+    try:
+        header = soundfile.info(path)
+    except soundfile.LibsndfileError:
+        return None
+    return -(-header.frames * SAMPLE_RATE // header.samplerate)
+
+
+def claim(folder: Path, settings: dict[str, str]) -> None:
+    """Note in made_from.json what a folder is about to be made from.
+
+    Raises UserError when it was made from something else: recordings of equal names would be taken for done.
+    """
+    marker = folder / "made_from.json"
+    if not marker.exists():
+        write_json(marker, settings)
+        return
+    known = read_json(marker)
+    differing = [name for name, value in settings.items() if known.get(name) != value]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{folder}: was made with another {name} ({known.get(name)}, now {settings[name]}); remove it "
+            "or choose another folder"
+        )
+
+
+def prepare_pairs(
+    folder: Path, pairs: list[Pair], checks: Checks, nj: int, conditions: dict[str, Condition] | None = None
+) -> PairedUtterances:
+    """Write data/<corpus>/<set>, both sides and pairs.tsv, from the pairs whose two recordings are usable.
+
+    pairs       in strictly rising order of id
+    conditions  what is known of them, by id
+    Each side is prepared, and continued, as any set is. A pair of which one recording is rejected is left out on both
+    sides; its other recording is in rejected.tsv too.
+    Raises UserError for what `prepare_set` refuses, and when two partners differ in length (which `refuse_unequal`
+    tells before anything is made).
+    """
+    prepare = partial(_prepare_side, folder=folder, pairs=pairs, checks=checks, nj=nj)
+    summaries = {side: prepare(side) for side in SIDES}
+    reasons = [dict(summaries[side].rejected) for side in SIDES]
+    kept = [pair for pair in pairs if pair.clean not in reasons[0] and pair.noisy not in reasons[1]]
+    if not kept:
+        raise UserError(f"{folder}: of every pair one recording is rejected; see rejected.tsv in clean and noisy there")
+    if any(_ids(folder / side) != [pair.id for pair in kept] for side in SIDES):
+        for side in SIDES:
+            # Without it the side is listed anew, from its journal: an earlier run may have left out more than this one.
+            (folder / side / "cuts.jsonl.gz").unlink(missing_ok=True)
+            _leave_out(folder / side, side, pairs, kept, prepare(side))
+    known = conditions or {}
+    write_conditions(folder, {pair.id: known.get(pair.id, Condition()) for pair in kept})
+    utterances = PairedUtterances.open(folder)
+    for side in SIDES:
+        print(summaries[side])
+    print(f"{folder}: {len(kept):,} pairs, {len(pairs) - len(kept):,} left out")
+    return utterances
+
+
+def _prepare_side(side: str, folder: Path, pairs: list[Pair], checks: Checks, nj: int) -> Summary:
+    audio = (folder / side / "audio").absolute()
+    sources = (Source(pair.id, getattr(pair, side), str(audio / f"{pair.id}.flac"), pair.speaker) for pair in pairs)
+    return prepare_set(folder / side, sources, checks, nj, total=len(pairs))
+
+
+def _ids(folder: Path) -> list[str]:
+    return [item["id"] for item in read_manifest(folder / "cuts.jsonl.gz")]
+
+
+def _leave_out(folder: Path, side: str, pairs: list[Pair], kept: list[Pair], summary: Summary) -> None:
+    """List those of a side whose pairs are kept, and why the others are not."""
+    if len(kept) == len(pairs):
+        return
+    speakers = {pair.id: pair.speaker for pair in kept}
+    own = {path for path, _ in summary.rejected}
+    other = SIDES[1 - SIDES.index(side)]
+    partners = [
+        (getattr(pair, side), f"no partner: {getattr(pair, other)} is rejected")
+        for pair in pairs
+        if pair.id not in speakers and getattr(pair, side) not in own
+    ]
+    entries = [
+        Entry(item["id"], item["sources"][0]["source"], item["num_samples"], speakers[item["id"]])
+        for item in read_manifest(folder / "recordings.jsonl.gz")
+        if item["id"] in speakers
+    ]
+    write_set(folder, entries, [*summary.rejected, *partners])

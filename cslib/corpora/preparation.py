@@ -1,0 +1,296 @@
+"""A set from a list of recordings: examined in parallel, in order, with a journal that lets a killed run go
+on.
+
+The journal (data/<set>/journal.jsonl) has one line a recording: which file it was, its size and time, what
+became of it. It is in the order of the ids, as the recordings are, so the two are read side by side and
+nothing is held.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from cslib.config import UserError
+from cslib.corpora.audio_files import UNREADABLE, Checks, examine
+from cslib.data.manifests import MANIFESTS, SAMPLE_RATE, Entry, write_set
+from cslib.files import progress, writing
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK = 32  # recordings a worker takes at a time
+MAX_UNREADABLE = 0.05  # more than this share of damaged files is a broken copy, not a corpus
+
+
+class Source(NamedTuple):
+    """A recording to prepare, and the speaker columns of its entry."""
+
+    id: str
+    path: str
+    target: str  # where its 16 kHz mono FLAC goes if it needs one
+    speaker: str | None = None
+    sex: str | None = None
+    session: str | None = None
+
+
+class Record(NamedTuple):
+    """A line of the journal."""
+
+    id: str
+    path: str
+    size: int
+    mtime_ns: int
+    audio: str
+    num_samples: int
+    reason: str
+    change: str
+
+
+@dataclass
+class Summary:
+    """What was found, and what was done in this run.
+
+    rejected   (path, reason)
+    reasons    how many were rejected, by kind of reason
+    changes    how many usable ones are conversions, by what called for it
+    work       "converted" (made now), "examined" (read only), "known" (from the journal)
+    unchanged  the set on disk already says the same
+    """
+
+    folder: Path
+    utterances: int = 0
+    samples: int = 0
+    speakers: set[str] = field(default_factory=set)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
+    work: Counter[str] = field(default_factory=Counter)
+    unchanged: bool = False
+
+    def reject(self, path: str, reason: str) -> None:
+        self.rejected.append((path, reason))
+        self.reasons[reason.partition(":")[0]] += 1
+
+    def __str__(self) -> str:
+        speakers = f" of {len(self.speakers):,} speakers" if self.speakers else ""
+        hours = self.samples / SAMPLE_RATE / 3600
+        text = f"{self.folder}: {self.utterances:,} utterances{speakers}, {hours:,.2f} h"
+        if self.changes:
+            text += f"; {_counts(self.changes)} as 16 kHz mono FLAC, {self.work['converted']:,} made now"
+        if self.rejected:
+            text += f"; {_counts(self.reasons)} rejected, see rejected.tsv"
+        return text + ("; complete already, nothing to do" if self.unchanged else "")
+
+
+def prepare_set(
+    folder: Path,
+    sources: Iterable[Source],
+    checks: Checks,
+    nj: int,
+    total: int | None = None,
+    columns: str = "",
+    left_out: Iterable[tuple[str, str]] = (),
+) -> Summary:
+    """Examine the recordings and write data/<set> from the usable ones.
+
+    sources   in strictly rising order of id
+    nj        processes
+    total     number of recordings, for the progress bar
+    columns   says where the speaker columns come from; another text than last time writes the set anew
+    left_out  (path, reason) of what was rejected before it could be a source
+    A run that was killed goes on where it was; a finished one is left as it is, byte for byte.
+    Raises UserError, and writes no list, when no recording is usable or more than 5 % cannot be read.
+    """
+    summary = Summary(folder)
+    for path, reason in left_out:
+        summary.reject(path, reason)
+    with suppress(_Unchanged):
+        write_set(folder, _entries(folder, sources, checks, nj, total, columns, summary), summary.rejected)
+    return summary
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], nj: int, chunk: int = CHUNK
+) -> Iterator[Result]:
+    """`map` over `nj` processes that reads only a little ahead and gives the results in order.
+
+    chunk  items that a process takes at a time
+    """
+    if nj <= 1:
+        yield from map(function, items)
+        return
+    items, pending = iter(items), deque()
+    with ProcessPoolExecutor(nj, initializer=_end_with_parent) as pool:
+        try:
+            while some := list(islice(items, chunk)):
+                pending.append(pool.submit(_all, function, some))
+                if len(pending) > 4 * nj:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, perhaps for lack of memory; run again with a "
+                "smaller --nj, the work goes on where it was"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class Journal:
+    """The journal of one set: what the last runs found, and what this run finds.
+
+    A run writes journal.partial.jsonl, which takes the place of journal.jsonl when the run is through; what a
+    killed run has left is folded into journal.jsonl first. Another `settings` voids it.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.path, self.partial = folder / "journal.jsonl", folder / "journal.partial.jsonl"
+        self.settings = json.dumps(settings, sort_keys=True)
+        self.length = 0  # records that `known` has given
+        if self.partial.exists():
+            with writing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                file.write(self.settings + "\n")
+                file.writelines(map(_line, self._merged()))
+            self.partial.unlink()
+
+    def known(self) -> Iterator[Record]:
+        for record in self._read(self.path):
+            self.length += 1
+            yield record
+
+    def recorded(self, results: Iterable[tuple[Source, Record, str]]) -> Iterator[tuple[Source, Record, str]]:
+        """Pass the results on, each written down before."""
+        self.partial.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.partial, "w", encoding="utf-8") as file:
+            file.write(self.settings + "\n")
+            for number, result in enumerate(results):
+                file.write(_line(result[1]))
+                if number % CHUNK == 0:
+                    file.flush()
+                yield result
+
+    def finish(self) -> None:
+        os.replace(self.partial, self.path)
+
+    def _merged(self) -> Iterator[Record]:
+        last = ""
+        for record in self._read(self.partial):
+            last = record.id
+            yield record
+        for record in self._read(self.path):
+            if record.id > last:
+                yield record
+
+    def _read(self, path: Path) -> Iterator[Record]:
+        if not path.exists():
+            return
+        with open(path, encoding="utf-8") as lines:
+            if next(lines, "").rstrip("\n") != self.settings:
+                return
+            for line in lines:
+                if line.endswith("\n"):  # the last line of a killed run may be a piece of one
+                    yield Record(*json.loads(line))
+
+
+class _Unchanged(Exception):
+    """Every recording was known: the lists being written would equal those on disk."""
+
+
+def _entries(
+    folder: Path, sources: Iterable[Source], checks: Checks, nj: int, total: int | None, columns: str, summary: Summary
+) -> Iterator[Entry]:
+    journal = Journal(folder, {**asdict(checks), "columns": columns})
+    tasks = _with_known(sources, journal.known())
+    results = in_order(partial(_process, checks=checks), tasks, nj)
+    for source, record, work in journal.recorded(progress(results, f"examining {folder.name}", total=total)):
+        summary.work[work] += 1
+        if record.reason:
+            summary.reject(record.path, record.reason)
+            continue
+        summary.utterances, summary.samples = summary.utterances + 1, summary.samples + record.num_samples
+        if record.change:
+            summary.changes[record.change] += 1
+        if source.speaker is not None:
+            summary.speakers.add(source.speaker)
+        yield Entry(source.id, record.audio, record.num_samples, source.speaker, source.sex, source.session)
+    _refuse_when_broken(summary)
+    journal.finish()
+    same = summary.work["known"] == summary.work.total() == journal.length
+    if same and all((folder / f"{name}.jsonl.gz").exists() for name in MANIFESTS):
+        summary.unchanged = True
+        raise _Unchanged
+
+
+def _with_known(sources: Iterable[Source], records: Iterator[Record]) -> Iterator[tuple[Source, Record | None]]:
+    record = next(records, None)
+    for source in sources:
+        while record and record.id < source.id:
+            record = next(records, None)
+        yield source, record if record and record.id == source.id else None
+    for _ in records:  # to the end: recordings that are gone count too
+        pass
+
+
+def _process(task: tuple[Source, Record | None], checks: Checks) -> tuple[Source, Record, str]:
+    source, known = task
+    try:
+        stat = os.stat(source.path)
+        size, mtime_ns = stat.st_size, stat.st_mtime_ns
+    except OSError as error:  # a dangling link, or gone since it was listed
+        reason = f"{UNREADABLE}: {error.strerror}"
+        return source, Record(source.id, source.path, 0, 0, source.path, 0, reason, ""), "examined"
+    same = known and known[1:4] == (source.path, size, mtime_ns)
+    if same and (known.reason or os.path.exists(known.audio)):
+        return source, known, "known"
+    found = examine(source.path, source.target, checks)
+    record = Record(source.id, source.path, size, mtime_ns, found.audio, found.num_samples, found.reason, found.change)
+    return source, record, "converted" if found.converted else "examined"
+
+
+def _end_with_parent() -> None:
+    """Make a worker end when its parent was killed; it would wait for work for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _all(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [function(item) for item in items]
+
+
+def _refuse_when_broken(summary: Summary) -> None:
+    seen, unreadable = summary.work.total(), summary.reasons[UNREADABLE]
+    if unreadable > MAX_UNREADABLE * seen:
+        path, reason = next(item for item in summary.rejected if item[1].startswith(UNREADABLE))
+        raise UserError(
+            f"{summary.folder}: {unreadable:,} of {seen:,} recordings cannot be read, more than "
+            f"{MAX_UNREADABLE:.0%}, for one {path} ({reason}); copy or download the corpus again"
+        )
+    if not summary.utterances:
+        why = f": {_counts(summary.reasons)}" if seen else ""
+        raise UserError(f"{summary.folder}: none of {seen:,} recordings is usable{why}; give another folder")
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counter.items()))
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record) + "\n"

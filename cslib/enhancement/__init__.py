@@ -1,1 +1,0 @@
-"""What enhanced speech is worth: measures of quality and intelligibility beside the clean recording."""

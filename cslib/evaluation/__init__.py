@@ -1,0 +1,1 @@
+"""Scoring and metrics: verification, calibration, classification, speech quality, confidence intervals, plots."""

@@ -1,0 +1,1 @@
+"""Trained networks at work: embed or enhance recordings of any length, export a network."""

@@ -1,0 +1,100 @@
+"""Extract one embedding per utterance of a set, in batches of like length."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cslib.data.batches import batches_by_length
+from cslib.data.embeddings import EmbeddingWriter
+from cslib.data.manifests import SAMPLE_RATE
+from cslib.data.utterances import Utterances
+from cslib.files import progress
+
+SHORTEST = SAMPLE_RATE // 2  # samples; what is shorter is repeated, so that strided networks see a few frames
+
+
+def audio_batches(
+    utterances: Utterances, rows: np.ndarray, batch_seconds: float, max_seconds: float, workers: int
+) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    """(ids, audio float32 [B, T] in [-1, 1) padded with zeros, lengths int64 [B]), read by `workers`.
+
+    Of an utterance longer than `max_seconds` the middle is taken; one shorter than half a second is repeated.
+    """
+    longest = int(max_seconds * SAMPLE_RATE)
+    lengths = np.clip(np.asarray(utterances.num_samples)[rows], SHORTEST, longest)
+    batches = [rows[batch] for batch in batches_by_length(lengths, int(batch_seconds * SAMPLE_RATE))]
+    dataset = _PaddedBatches(utterances, batches, longest)
+    for batch, (audio, lengths) in zip(batches, DataLoader(dataset, batch_size=None, num_workers=workers), strict=True):
+        yield utterances.ids(batch), audio.float() / 32768, lengths
+
+
+@torch.inference_mode()
+def extract(
+    embed: Callable[[Tensor, Tensor], Tensor],
+    utterances: Utterances,
+    rows: np.ndarray,
+    writer: EmbeddingWriter,
+    device: str,
+    batch_seconds: float,
+    max_seconds: float,
+    workers: int,
+) -> float:
+    """Write the embeddings of those `rows` that `writer` lacks; returns the seconds of audio embedded.
+
+    embed   (audio [B, T] in [-1, 1), lengths [B] in samples) -> [B, E] or [B, C, E]
+    """
+    done = writer.done
+    rows = np.array([row for row, name in zip(rows, utterances.ids(rows), strict=True) if name not in done], dtype=int)
+    samples = 0
+    with progress((), "extracting embeddings", total=len(rows)) as bar:
+        for ids, audio, lengths in audio_batches(utterances, rows, batch_seconds, max_seconds, workers):
+            writer.add(ids, embed(audio.to(device), lengths.to(device)))
+            samples += int(lengths.sum())
+            bar.update(len(ids))
+    return samples / SAMPLE_RATE
+
+
+def extract_to(
+    out: Path,
+    sources: Sequence[Path],
+    embed: Callable[[Tensor, Tensor], Tensor],
+    utterances: Utterances,
+    rows: np.ndarray,
+    **how: Any,
+) -> None:
+    """`extract` into <out>.ark and <out>.scp, and print how many there are and how fast it went."""
+    start = time.monotonic()
+    with EmbeddingWriter(out, sources, expected=len(rows)) as writer:
+        seconds = extract(embed, utterances, rows, writer, **how)
+    speed = seconds / (time.monotonic() - start)
+    print(f"{out}: {len(writer.done):,} of {len(rows):,} utterances, {speed:,.0f} x real time")
+
+
+class _PaddedBatches(Dataset):
+    def __init__(self, utterances: Utterances, batches: list[np.ndarray], longest: int) -> None:
+        self.utterances, self.batches, self.longest = utterances, batches, longest
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        audio = [self._read(row) for row in self.batches[index]]
+        lengths = torch.tensor([len(samples) for samples in audio])
+        padded = np.zeros((len(audio), int(lengths.max())), dtype=np.int16)
+        for row, samples in zip(padded, audio, strict=True):
+            row[: len(samples)] = samples
+        return torch.from_numpy(padded), lengths
+
+    def _read(self, row: int) -> np.ndarray:
+        total = int(self.utterances.num_samples[row])
+        start = max(0, (total - self.longest) // 2)
+        samples = self.utterances.read(row, start, min(total, self.longest))
+        return np.resize(samples, SHORTEST) if len(samples) < SHORTEST else samples

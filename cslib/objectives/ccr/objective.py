@@ -1,0 +1,247 @@
+"""Speech enhancement with a curricular contrastive regulariser in a feature space (Xu et al., ICASSP 2024).
+
+A network learns to give back the clean speech; besides, its output is pulled to the clean speech and pushed from the
+noisy speech, and from speech that worse networks enhanced, in the space of a frozen encoder. The better
+the network, the more do the negatives weigh that it has left behind. Space and negatives serve the training alone.
+
+The paper's equations were not available: this is a reconstruction (see cslib/objectives/ccr/regulariser.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cslib.checkpoints import load_enhancer
+from cslib.config import UserError, find
+from cslib.data.pairs import SIDES, PairedUtterances
+from cslib.data.utterances import Utterances
+from cslib.datasets.augmentation import to_float
+from cslib.datasets.levels import at_level
+from cslib.datasets.mixed_pairs import MixedPairs
+from cslib.datasets.pairs import PairConfig, Pairs
+from cslib.evaluation.validation import Validation, ValidationConfig
+from cslib.feature_spaces.base import open_space
+from cslib.models.base import EnhancementNetwork
+from cslib.objectives.base import Losses, Objective, Task
+from cslib.objectives.ccr.loss import reconstruction_loss
+from cslib.objectives.ccr.regulariser import ContrastiveRegulariser, RegulariserConfig, gradient_norm
+
+
+@dataclass
+class Config:
+    # K folders with <set>/<id>.wav, which networks without it enhanced; or K final.pt of such networks, run on the spot
+    negatives: list[Path] = field(default_factory=list)
+    pairs: PairConfig = field(default_factory=PairConfig)  # crops
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)  # what is added to the native loss
+    validation: ValidationConfig = field(default_factory=ValidationConfig)  # what the curriculum goes by
+
+    @property
+    def negative_networks(self) -> list[Path]:
+        """Those that the mode needs and that are networks."""
+        return [path for path in self.negatives if self.regulariser.needs_negatives and Path(path).is_file()]
+
+    @property
+    def enhanced_folders(self) -> list[Path]:
+        """Those that the mode needs and that are folders of recordings."""
+        return [path for path in self.negatives if self.regulariser.needs_negatives and not Path(path).is_file()]
+
+
+def _open_pairs(folder: Path, config: Config) -> PairedUtterances:
+    return PairedUtterances.open(folder, [Path(negative) / Path(folder).name for negative in config.enhanced_folders])
+
+
+def build(config: Config, task: Task) -> Ccr:
+    """task.utterances are those of `Ccr.open_data`."""
+    return Ccr(config, task)
+
+
+class Ccr(Objective):
+    """Minimises  native loss + lambda(t) * regulariser  over the enhancement network."""
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__()
+        _check(config, task)
+        self.config = config
+        self.dataset = (
+            Pairs(task.utterances, config.pairs, task.seed)
+            if isinstance(task.utterances, PairedUtterances)
+            else MixedPairs(task.utterances, task.banks.noise, config.pairs, task.seed)
+        )
+        self.network = find("models", task.network.name).build(task.network)
+        if not isinstance(self.network, EnhancementNetwork):
+            raise UserError(f"network.name: {task.network.name} enhances nothing; give crn, mask_gru or tf_conformer")
+        self.regulariser = None
+        if config.regulariser.mode != "none":
+            self.regulariser = ContrastiveRegulariser(
+                config.regulariser,
+                open_space(config.regulariser.space),
+                len(config.negative_networks) or len(config.enhanced_folders),
+            )
+        self.negatives = NegativeNetworks(config.negative_networks)
+        self.validation = None
+        if config.validation.pairs:
+            self.validation = Validation(_open_pairs(config.validation.pairs, config), config.validation)
+        self.register_buffer("rated", torch.tensor(False))  # noisy speech and negatives have been measured
+        self.register_buffer("quality", torch.tensor(0.0))  # of the network when it was last measured
+        self.register_buffer("gradient_norms", torch.zeros(2))  # of native loss and regulariser, the same
+
+    @classmethod
+    def open_data(cls, folder: Path, config: Config) -> PairedUtterances | Utterances:
+        """data/<corpus>/<set>, with what the negatives' folders hold for a set of this name, if the mode needs them.
+
+        Of a set that has no two sides, clean speech to be mixed with noise, just that.
+        """
+        if not any((Path(folder) / side).is_dir() for side in SIDES):
+            return Utterances.open(folder)
+        return _open_pairs(folder, config)
+
+    def embedding_network(self) -> nn.Module:
+        return self.network
+
+    def digests(self) -> dict[str, str | None]:
+        """What is read besides the training data, by content: a run with another space is another run."""
+        space = self.config.regulariser.space.checkpoint if self.regulariser else None
+        networks = [_digest(path) for path in self.config.negative_networks]
+        return {
+            "space": _digest(space) if space else None,
+            "validation": self.validation.pairs.digest() if self.validation else None,
+            **({"negatives": networks} if networks else {}),
+        }
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        if self.validation and not self.rated:
+            self._rate()
+        signals = torch.cat([batch["noisy"][:, None], batch["clean"][:, None], batch["negatives"]], dim=1)
+        noisy, clean, *negatives = at_level(to_float(signals)).unbind(1)
+        enhanced = self.network(noisy).float()
+        native, parts = reconstruction_loss(enhanced, clean)
+        health = self._measured()
+        if self.regulariser is None:
+            return Losses(native, parts, health)
+        measure = self.training and self.step % self.config.regulariser.measure_every == 0
+        if self.regulariser.hears_negatives(measure):
+            negatives += self.negatives(noisy)
+        weight = self.weight()
+        warming = weight < self.config.regulariser.weight
+        value, signs = self.regulariser(enhanced, clean, noisy, negatives, measure, warming)
+        if measure:
+            self.gradient_norms.copy_(torch.stack([gradient_norm(loss, enhanced) for loss in (native, weight * value)]))
+        ours, its = self.gradient_norms.clone()
+        health |= signs | {
+            "regulariser_weight": torch.tensor(weight),
+            "native_gradient": ours,
+            "regulariser_gradient": its,
+        }
+        return Losses(native + weight * value, parts | {"regulariser": weight * value.detach()}, health)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Measure the network now and then, and let the curriculum know."""
+        if self.validation and (self.step + 1) % self.config.validation.every == 0:
+            self._on_first_process(self.quality, lambda: self.validation.of_network(self.network, self.quality.device))
+            if self.regulariser is not None:
+                self.regulariser.curriculum.update(self.quality)
+
+    def weight(self) -> float:
+        """lambda(t): 0 for a while, rises linearly over the warm-up, constant after it."""
+        config = self.config.regulariser
+        risen = (self.step + 1 - config.delay_steps) / max(1, config.warmup_steps)
+        return config.weight * min(1.0, max(0.0, risen))
+
+    @torch.no_grad()
+    def _rate(self) -> None:
+        """Measure the noisy speech, where the network starts, and the negatives, once in a training."""
+        found = self.quality.new_zeros(1 + (len(self.regulariser.curriculum.qualities) if self.regulariser else 0))
+        self._on_first_process(found, self._qualities)
+        self.quality.copy_(found[0])
+        if len(found) > 1:
+            self.regulariser.curriculum.qualities.copy_(found[1:])
+        self.rated.fill_(True)
+
+    def _qualities(self) -> list[float]:
+        """[1 + K], those of the noisy speech and of the negatives, measured as the network itself will be."""
+        device = self.quality.device
+        with torch.autocast(device.type, enabled=False):
+            networks = [self.validation.of_network(network, device) for network in self.negatives.on(device)]
+        return [*self.validation.of_recordings(), *networks]
+
+    @staticmethod
+    def _on_first_process(result: Tensor, measure: Callable[[], float | list[float]]) -> None:
+        """Fill `result` in all processes with what `measure` gives in the first one."""
+        many = torch.distributed.is_initialized()
+        if not many or torch.distributed.get_rank() == 0:
+            result.copy_(torch.as_tensor(measure()))
+        if many:
+            torch.distributed.broadcast(result, 0)
+
+    def _measured(self) -> dict[str, Tensor]:
+        """The qualities to log: of the network now, the best so far, of each negative."""
+        if not self.validation:
+            return {}
+        health = {"quality": self.quality.clone()}
+        if self.regulariser is not None:
+            curriculum = self.regulariser.curriculum
+            health["best_quality"] = torch.where(curriculum.best.isinf(), self.quality, curriculum.best)
+            health |= {f"quality_{k + 1}": quality for k, quality in enumerate(curriculum.qualities.clone())}
+        return health
+
+
+class NegativeNetworks:
+    """Frozen networks that enhance a batch on the spot. No nn.Module, so that no checkpoint of the objective has them.
+
+    Raises UserError when a file is no network for enhancement.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.networks = [load_enhancer(Path(path)).requires_grad_(False) for path in paths]
+
+    def on(self, device: torch.device) -> list[nn.Module]:
+        """The networks, moved there where they are not."""
+        return [network.to(device) for network in self.networks]
+
+    @torch.no_grad()
+    def __call__(self, noisy: Tensor) -> list[Tensor]:
+        """[B, T] -> K of them"""
+        return [network(noisy).float() for network in self.on(noisy.device)]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check(config: Config, task: Task) -> None:
+    regulariser, paired = config.regulariser, isinstance(task.utterances, PairedUtterances)
+    absent = [path for path in config.negatives if regulariser.needs_negatives and not Path(path).exists()]
+    if absent:
+        raise UserError(f"objective.negatives: there is no {absent[0]}; check the path, or train what makes it")
+    if not paired and not task.banks.noise:
+        raise UserError(
+            "objective ccr: it learns from pairs of clean and noisy speech; give a set that holds both, or "
+            "one of clean speech and --noise to mix it with (rooms alone are none)"
+        )
+    if paired and task.banks.noise:
+        raise UserError("--noise: the pairs of this set are mixed already; leave it out, or give clean speech alone")
+    if not paired and config.enhanced_folders:
+        raise UserError(
+            "objective.negatives: nobody has enhanced beforehand what is mixed for every crop; give the "
+            "final.pt of the networks, not what they enhanced"
+        )
+    if config.negative_networks and config.enhanced_folders:
+        raise UserError("objective.negatives: some are folders and some are files; give one or the other")
+    if regulariser.needs_negatives and not config.negatives:
+        raise UserError(
+            f"objective.negatives: regulariser.mode {regulariser.mode} needs one or more folders of "
+            "recordings that networks without a regulariser enhanced, or the final.pt of such networks; "
+            "give them, or mode: cr"
+        )
+    if regulariser.needs_negatives and regulariser.gamma and not config.validation.pairs:
+        raise UserError(
+            "objective.validation.pairs: the curriculum goes by the quality on a validation set; give one, "
+            "or regulariser.gamma: 0"
+        )

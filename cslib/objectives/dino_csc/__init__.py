@@ -1,0 +1,1 @@
+"""DINO on mixtures, with separation."""

@@ -1,0 +1,1 @@
+"""Classification of (pseudo-)labels with an angular margin."""

@@ -1,1 +1,0 @@
-"""From embeddings and trials to scores, error rates, confidence intervals and plots."""

@@ -1,0 +1,320 @@
+"""Reverberation, noise and mixtures: what comes out has the ratio, the timing and the level asked for."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import fftconvolve
+from torch.utils.data import default_collate
+
+from cslib.config import UserError, from_dict
+from cslib.data.banks import NOISE_KINDS, Banks, BankWriter, open_banks
+from cslib.datasets.augmentation import (
+    AugmentConfig,
+    Degradation,
+    add_noise,
+    degrade,
+    draw_channel,
+    draw_degradation,
+    level,
+    mix,
+    reverberate,
+    to_float,
+)
+
+FRAMES = 8000
+
+
+@pytest.fixture(scope="module")
+def banks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise")
+    rng = np.random.default_rng(0)
+    for loudness, kind in enumerate(NOISE_KINDS, start=1):
+        with BankWriter(folder / kind, np.int16) as writer:
+            for length in (500, 9000, 16000):
+                writer.add((rng.standard_normal(length) * 800 * loudness).astype(np.int16))
+    with BankWriter(folder / "rooms", np.float32) as writer:
+        for length in (400, 3000, 12000):
+            writer.add(response(rng, length))
+    return open_banks(folder)
+
+
+def response(rng, length):
+    taps = rng.standard_normal(length) * np.exp(-np.arange(length) / (length / 6)) * 0.2
+    taps[0] = 1.0
+    return taps.astype(np.float32)
+
+
+def impulse(*shape):
+    room = torch.zeros(shape)
+    room[..., 0] = 1
+    return room
+
+
+def decibels(signal, noise):
+    return 10 * torch.log10(signal.double().square().sum(-1) / noise.double().square().sum(-1))
+
+
+def random_audio(*shape, seed=0):
+    return 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Drawing
+
+
+@pytest.mark.parametrize("kind", NOISE_KINDS)
+def test_snr_of_each_kind_comes_out_as_drawn_and_within_its_range(banks, kind):
+    config = AugmentConfig(reverb_p=0, noise_p=1, babble_snr=(10, 12))
+    only = Banks(noise={kind: banks.noise[kind]})
+    draws = [draw_degradation(np.random.default_rng(i), only, config, FRAMES) for i in range(16)]
+    batch = default_collate(draws)
+    speech = random_audio(16, FRAMES)
+    degraded = degrade(speech, *batch)
+    assert torch.allclose(decibels(speech, degraded - speech), batch.snr.double(), atol=0.1)
+    low, high = getattr(config, f"{kind}_snr")
+    assert low <= batch.snr.min() < batch.snr.max() <= high
+
+
+def test_a_draw_is_a_function_of_the_seed(banks):
+    config = AugmentConfig(reverb_p=1, noise_p=1)
+    one, same, other = (draw_degradation(np.random.default_rng([5, i]), banks, config, FRAMES) for i in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not np.array_equal(one.noise, other.noise)
+    assert one.snr != other.snr
+
+
+def test_rates_and_kinds_follow_the_configuration(banks):
+    config = AugmentConfig(music_weight=0, babble_weight=3, noise_snr=(0, 1), babble_snr=(2, 3))
+    rng = np.random.default_rng(0)
+    draws = [draw_degradation(rng, banks, config, 50) for _ in range(2000)]
+    snr = np.array([draw.snr for draw in draws])
+    reverberated = np.array([np.count_nonzero(draw.room) > 1 for draw in draws])
+    assert np.isfinite(snr).mean() == pytest.approx(0.7, abs=0.04)
+    assert reverberated.mean() == pytest.approx(0.45, abs=0.04)
+    assert (np.isinf(snr) & ~reverberated).mean() == pytest.approx(0.55 * 0.3, abs=0.03)
+    assert not ((snr > 1) & (snr < 2)).any()
+    assert (snr <= 1).sum() / np.isfinite(snr).sum() == pytest.approx(1 / 4, abs=0.04)
+
+
+def test_empty_banks_leave_speech_exactly_as_it_is():
+    draw = draw_degradation(np.random.default_rng(0), Banks(), AugmentConfig(), FRAMES)
+    assert not draw.noise.any()
+    assert math.isinf(draw.snr)
+    speech = random_audio(1, FRAMES)
+    assert torch.equal(degrade(speech, *default_collate([draw])), speech)
+
+
+def test_zero_weights_mean_no_noise(banks):
+    config = AugmentConfig(noise_p=1, noise_weight=0, music_weight=0, babble_weight=0)
+    assert math.isinf(draw_degradation(np.random.default_rng(0), banks, config, 50).snr)
+
+
+def test_rooms_are_cut_and_padded_to_one_length(banks):
+    config = AugmentConfig(reverb_p=1, max_room_seconds=0.1)
+    rng = np.random.default_rng(0)
+    rooms = [draw_degradation(rng, banks, config, 50).room for _ in range(20)]
+    assert {len(room) for room in rooms} == {1600}
+    assert {np.count_nonzero(room) for room in rooms} == {400, 1600}
+
+
+def test_collated_draws_are_a_batch_with_noise_still_in_int16(banks):
+    config = AugmentConfig(noise_p=0.5)
+    rng = np.random.default_rng(0)
+    batch = default_collate([draw_degradation(rng, banks, config, FRAMES) for _ in range(3)])
+    assert isinstance(batch, Degradation)
+    assert (batch.noise.dtype, batch.noise.shape) == (torch.int16, (3, FRAMES))
+    assert (batch.snr.dtype, batch.snr.shape) == (torch.float32, (3,))
+    assert (batch.room.dtype, batch.room.shape) == (torch.float32, (3, 8000))
+
+
+def test_drawing_for_a_three_second_crop_takes_less_than_a_millisecond(banks):
+    rng, config = np.random.default_rng(0), AugmentConfig()
+    times = []
+    for _ in range(50):
+        start = time.perf_counter()
+        draw_degradation(rng, banks, config, 48000)
+        times.append(time.perf_counter() - start)
+    assert np.median(times) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "option", [{"noise_p": 1.5}, {"noise_snr": [9, 3]}, {"music_weight": -1}, {"max_room_seconds": 0}]
+)
+def test_impossible_options_are_one_plain_sentence(option):
+    with pytest.raises(UserError, match=f"augment.{next(iter(option))}.*give"):
+        from_dict(AugmentConfig, option, "conf.yaml")
+
+
+# Reverberation
+
+
+def test_reverberation_is_convolution_at_the_level_of_the_input():
+    rng = np.random.default_rng(0)
+    speech = rng.standard_normal((3, FRAMES)).astype(np.float32)
+    rooms = np.stack([response(rng, 2000) for _ in range(3)])
+    wet = reverberate(torch.from_numpy(speech), torch.from_numpy(rooms)).numpy()
+    expected = fftconvolve(speech.astype(float), rooms.astype(float), axes=1)[:, :FRAMES]
+    expected *= np.sqrt((speech**2).sum(1) / (expected**2).sum(1))[:, None]
+    assert np.abs(wet - expected).max() < 1e-5
+
+
+def test_a_late_main_tap_does_not_delay_the_speech():
+    rng = np.random.default_rng(0)
+    room = 0.1 * rng.standard_normal(300)
+    room[120] = -2.0
+    speech = rng.standard_normal(FRAMES)
+    wet = reverberate(torch.from_numpy(speech)[None], torch.from_numpy(room)[None])[0].numpy()
+    expected = fftconvolve(speech, room)[120 : 120 + FRAMES]
+    expected *= np.sqrt((speech**2).sum() / (expected**2).sum())
+    assert np.abs(wet - expected).max() < 1e-10
+
+
+def test_a_room_longer_than_the_speech_is_allowed():
+    rng = np.random.default_rng(0)
+    speech, room = rng.standard_normal(100), rng.standard_normal(700)
+    room[0] = 9.0
+    wet = reverberate(torch.from_numpy(speech), torch.from_numpy(room)).numpy()
+    expected = fftconvolve(speech, room)[:100]
+    assert np.allclose(wet, expected * np.sqrt((speech**2).sum() / (expected**2).sum()))
+
+
+def test_unit_impulse_leaves_the_signal_exactly_unchanged_beside_reverberated_ones():
+    rng = np.random.default_rng(0)
+    speech = random_audio(4, FRAMES)
+    room = impulse(4, 500)
+    room[1] = torch.from_numpy(response(rng, 500))
+    room[2] = 0  # no room at all
+    room[3] = 0.25 * impulse(500).roll(77)  # nothing but a delay and a gain
+    wet = reverberate(speech, room)
+    assert torch.equal(wet[[0, 2, 3]], speech[[0, 2, 3]])
+    assert (wet[1] - speech[1]).abs().max() > 0.01
+
+
+def test_snr_is_relative_to_the_reverberated_speech():
+    rng = np.random.default_rng(0)
+    speech, room = random_audio(FRAMES), torch.from_numpy(response(rng, 3000))
+    noise = (random_audio(FRAMES, seed=1) * 32768).to(torch.int16)
+    wet = reverberate(speech, room)
+    degraded = degrade(speech, noise, torch.tensor(7.0), room)
+    assert decibels(wet, degraded - wet).item() == pytest.approx(7, abs=0.01)
+    assert decibels(wet, speech).item() == pytest.approx(0, abs=1e-4)
+
+
+# Noise, mixtures, levels
+
+
+def test_no_noise_means_exactly_the_same_speech():
+    speech, noise = random_audio(2, FRAMES), random_audio(2, FRAMES, seed=1)
+    assert torch.equal(add_noise(speech, noise, torch.full((2,), math.inf)), speech)
+    assert torch.equal(add_noise(speech, torch.zeros_like(noise), torch.tensor([5.0, math.inf])), speech)
+
+
+def test_silent_speech_stays_silent():
+    rng = np.random.default_rng(0)
+    silence, noise = torch.zeros(2, FRAMES), random_audio(2, FRAMES)
+    room = torch.from_numpy(np.stack([response(rng, 800)] * 2))
+    assert torch.equal(degrade(silence, noise, torch.tensor([5.0, math.inf]), room), silence)
+    assert torch.equal(level(silence), silence)
+
+
+@pytest.mark.parametrize("faint", [1e-12, 1e-22])
+def test_signals_too_faint_to_square_stay_finite(faint):
+    speech, noise = random_audio(1, FRAMES), faint * random_audio(1, FRAMES, seed=1)
+    zero = torch.zeros(1)
+    for signal in (
+        add_noise(speech, noise, zero),
+        add_noise(noise, speech, zero),
+        reverberate(noise, torch.ones(1, 4)),
+        mix(torch.stack([speech, noise], 1), zero[None])[0],
+        mix(torch.stack([noise, speech], 1), zero[None])[0],
+        level(noise),
+    ):
+        assert signal.isfinite().all()
+
+
+def test_sir_comes_out_as_asked_and_the_sources_add_up():
+    sources = random_audio(5, 3, FRAMES) * torch.tensor([1.0, 0.1, 3.0])[:, None]
+    sir = torch.tensor([[0.0, 5.0], [-5.0, 12.0], [3.0, 3.0], [20.0, -20.0], [1.5, 0.0]])
+    mixture, scaled = mix(sources, sir)
+    assert torch.equal(scaled[:, 0], sources[:, 0])
+    assert torch.allclose(decibels(scaled[:, :1], scaled[:, 1:]), sir.double(), atol=0.01)
+    assert torch.allclose(mixture, scaled.sum(1))
+
+
+def test_mixture_with_silent_or_single_sources():
+    sources = random_audio(2, 2, FRAMES)
+    sources[0, 1] = 0  # nobody interferes
+    sources[1, 0] = 0  # nothing to be relative to
+    mixture, scaled = mix(sources, torch.zeros(2, 1))
+    assert torch.equal(scaled, sources)
+    assert torch.equal(mixture[0], sources[0, 0])
+    assert torch.equal(mix(sources[:, :1], torch.zeros(2, 0))[0], sources[:, 0])
+
+
+def test_level_is_the_root_mean_square_in_dbfs():
+    audio = random_audio(3, FRAMES)
+    assert torch.allclose(level(audio, -30).square().mean(-1).sqrt(), torch.tensor(10**-1.5))
+    wanted = torch.tensor([-20.0, -6.0, 0.0])
+    rms = level(audio, wanted).square().mean(-1).sqrt()
+    assert torch.allclose(20 * rms.log10(), wanted, atol=1e-4)
+
+
+def test_int16_becomes_float_and_float_stays_as_it_is():
+    audio = torch.tensor([-32768, 0, 16384], dtype=torch.int16)
+    assert to_float(audio).tolist() == [-1.0, 0.0, 0.5]
+    already = torch.randn(4)
+    assert to_float(already) is already
+
+
+# Shapes and devices
+
+
+def a_batch(*leading):
+    rng = np.random.default_rng(0)
+    room = impulse(*leading, 600)
+    room.view(-1, 600)[::2] = torch.from_numpy(response(rng, 600))
+    noise = (random_audio(*leading, FRAMES, seed=2) * 32768).to(torch.int16)
+    snr = torch.linspace(0, 18, room[..., 0].numel()).view(leading)
+    return random_audio(*leading, FRAMES, seed=1), noise, snr, room
+
+
+def test_leading_dimensions_are_only_a_batch():
+    batch = a_batch(2, 3)
+    alone = [degrade(*(tensor[b, c] for tensor in batch)) for b in range(2) for c in range(3)]
+    assert torch.allclose(degrade(*batch).view(6, -1), torch.stack(alone), atol=1e-6)
+
+
+def test_no_gradient_is_kept():
+    batch = a_batch(2)
+    batch[0].requires_grad_()
+    assert not degrade(*batch).requires_grad
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_cpu():
+    batch = a_batch(4, 2)
+    on_gpu = degrade(*(tensor.cuda() for tensor in batch))
+    assert torch.allclose(on_gpu.cpu(), degrade(*batch), atol=1e-5)
+    mixture, _ = mix(batch[0].cuda(), torch.zeros(4, 1).cuda())
+    assert torch.allclose(mixture.cpu(), mix(batch[0], torch.zeros(4, 1))[0], atol=1e-5)
+
+
+def test_channel_has_the_drawn_gain_and_leaves_time_and_energy_alone():
+    config = AugmentConfig(channel_p=1.0, channel_db=6.0)
+    responses = np.stack([draw_channel(np.random.default_rng(seed), config) for seed in range(200)])
+    gains = 20 * np.log10(np.abs(np.fft.rfft(responses, 512)))
+    gains -= gains.mean(axis=1, keepdims=True)
+    assert gains.std() == pytest.approx(6, abs=1.5)
+    speech = torch.from_numpy(np.random.default_rng(0).standard_normal((200, 4000)).astype(np.float32))
+    heard = reverberate(speech, torch.from_numpy(responses))
+    assert torch.allclose(heard.square().sum(1), speech.square().sum(1), rtol=1e-3)
+    # Minimum phase: most of the energy comes at once, so targets stay aligned with what is heard.
+    assert (np.square(responses[:, :16]).sum(1) > 0.5 * np.square(responses).sum(1)).mean() > 0.9
+
+
+def test_without_a_channel_the_crop_is_what_it_was():
+    speech = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
+    channel = draw_channel(np.random.default_rng(0), AugmentConfig())
+    assert torch.equal(reverberate(speech, torch.from_numpy(channel).expand(3, -1)), speech)

@@ -1,0 +1,87 @@
+"""Labelled crops: reproducible item by item, fair to utterances or to labels."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from cslib.config import UserError
+from cslib.data.banks import open_banks
+from cslib.data.manifests import Entry, write_set
+from cslib.data.utterances import Utterances
+from cslib.datasets.augmentation import AugmentConfig
+from cslib.datasets.crops import CropConfig, LabelledCrops, random_crop
+
+LABELS = np.array([0, 0, 0, 0, 0, 1, 2, -1])
+
+
+@pytest.fixture
+def utterances(tmp_path):
+    """Utterance i holds the value 1000 (i + 1) throughout; the last but one is short."""
+    entries = []
+    for index in range(8):
+        audio = np.full(3000 if index == 6 else 20000, 1000 * (index + 1), dtype=np.int16)
+        soundfile.write(tmp_path / f"u{index}.wav", audio, 16000)
+        entries.append(Entry(f"u{index}", tmp_path / f"u{index}.wav", len(audio)))
+    write_set(tmp_path / "set", entries)
+    return Utterances.open(tmp_path / "set")
+
+
+def crops(utterances, seed=0, labels=LABELS, **config):
+    return LabelledCrops(utterances, labels, open_banks(None), CropConfig(seconds=0.5, **config), AugmentConfig(), seed)
+
+
+def test_an_item_depends_on_seed_and_index_alone(utterances):
+    forwards, backwards = crops(utterances, interferer_p=0.5), crops(utterances, interferer_p=0.5)
+    first = [forwards[index] for index in range(20)]
+    second = [backwards[index] for index in reversed(range(20))][::-1]
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert [item["ids"] for item in first] != [crops(utterances, seed=1)[i]["ids"] for i in range(20)]
+
+
+def test_every_labelled_utterance_comes_once_per_pass_in_a_new_order(utterances):
+    dataset = crops(utterances)
+    passes = [[dataset[7 * number + place]["ids"] for place in range(7)] for number in range(4)]
+    assert all(sorted(names) == [f"u{index}" for index in range(7)] for names in passes)
+    assert len({tuple(names) for names in passes}) > 1
+
+
+def test_the_crop_and_the_label_are_those_of_the_named_utterance(utterances):
+    dataset = crops(utterances)
+    for index in range(7):
+        item = dataset[index]
+        row = int(item["ids"][1:])
+        assert item["label"] == LABELS[row] and item["label"].dtype == np.int64
+        assert item["speech"].shape == (8000,) and (item["speech"] == 1000 * (row + 1)).all()
+
+
+def test_balanced_draws_labels_evenly(utterances):
+    dataset = crops(utterances, balanced=True)
+    drawn = np.bincount([dataset[index]["label"] for index in range(300)], minlength=3)
+    assert (abs(drawn - 100) < 35).all()
+
+
+def test_interferer_has_another_label_and_never_is_a_rejected_utterance(utterances):
+    dataset = crops(utterances, interferer_p=1.0)
+    for index in range(30):
+        item = dataset[index]
+        value = int(item["interferer"][0]) // 1000 - 1
+        assert 0 <= value < 7 and LABELS[value] != item["label"]
+
+
+def test_nobody_interferes_unless_asked_to(utterances):
+    assert not any(crops(utterances)[index]["interferer"].any() for index in range(20))
+
+
+def test_a_short_utterance_is_repeated_not_padded(tmp_path):
+    audio = np.arange(3000, dtype=np.int16)
+    soundfile.write(tmp_path / "a.wav", audio, 16000)
+    write_set(tmp_path / "set", [Entry("a", tmp_path / "a.wav", 3000)])
+    crop = random_crop(Utterances.open(tmp_path / "set"), 0, 8000, np.random.default_rng(0))
+    np.testing.assert_array_equal(crop, np.resize(audio, 8000))
+
+
+def test_no_label_at_all_is_refused(utterances):
+    with pytest.raises(UserError, match="no utterance of the set has a label"):
+        crops(utterances, labels=np.full(8, -1))

@@ -1,0 +1,149 @@
+"""Checkpoints: whole or not there, read without running anything, and the encoder comes back as it was."""
+
+import pickle
+
+import pytest
+import torch
+
+from cslib import checkpoints
+from cslib.checkpoints import load_encoder, mean_state
+from cslib.config import UserError
+from cslib.models import galr
+
+SMALL = {
+    "window": 400,
+    "filters": 8,
+    "features": 8,
+    "hidden": 4,
+    "segment": 8,
+    "heads": 2,
+    "low_dim": 2,
+    "shared_blocks": 1,
+    "speech_blocks": 1,
+    "speaker_blocks": 1,
+    "embedding_size": 4,
+}
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(1)
+    return galr.build(galr.Config(**SMALL))
+
+
+@pytest.fixture
+def final(network, tmp_path):
+    checkpoints.save(
+        tmp_path / "final.pt",
+        {"config": {"network": {"name": "galr", **SMALL}}, "encoder": checkpoints.encoder_state(network)},
+    )
+    return tmp_path / "final.pt"
+
+
+def test_loaded_encoder_embeds_like_the_saved_one(network, final):
+    audio, lengths = torch.randn(2, 8000), torch.tensor([8000, 6000])
+    loaded = load_encoder(final)
+    assert not loaded.training and loaded.embedding_size == 4
+    assert torch.equal(loaded.embed(audio, lengths), network.eval().embed(audio, lengths))
+
+
+def test_saved_state_is_a_copy_that_further_training_leaves_alone(network):
+    state = checkpoints.encoder_state(network)
+    before = {name: value.clone() for name, value in state.items()}
+    for parameter in network.parameters():
+        parameter.data += 1
+    assert all(torch.equal(state[name], before[name]) for name in state)
+
+
+class Unpleasant:
+    def __reduce__(self):
+        return print, ("this must not run",)
+
+
+def spoil(path, how):
+    data = path.read_bytes()
+    if how == "cut off":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("hello world\n" * 10)
+    elif how == "pickle":
+        path.write_bytes(pickle.dumps({"encoder": Unpleasant()}))
+    elif how == "code":
+        torch.save({"encoder": Unpleasant()}, path)
+    elif how == "tensor":
+        torch.save(torch.zeros(3), path)
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize("how", ["cut off", "empty", "text", "pickle", "code", "tensor", "folder"])
+def test_wrong_file_is_one_sentence_and_runs_nothing(final, how, capsys):
+    spoil(final, how)
+    with pytest.raises(UserError) as error:
+        load_encoder(final)
+    told = str(error.value)
+    assert str(final) in told and "\n" not in told and len(told) < 400 and "not a" in told
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_missing_and_unfinished_files_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="none.pt: there is no such checkpoint"):
+        load_encoder(tmp_path / "none.pt")
+    checkpoints.save(tmp_path / "step-00000001.pt", {"model": {}, "step": 1})
+    with pytest.raises(UserError, match="not a finished training's final.pt"):
+        load_encoder(tmp_path / "step-00000001.pt")
+
+
+def test_starting_point_of_another_size_is_one_sentence(final):
+    other = galr.build(galr.Config(**{**SMALL, "features": 16}))
+    with pytest.raises(UserError, match="final.pt: its network is not the config's"):
+        checkpoints.start_from(final, other)
+
+
+def test_start_from_gives_the_weights(final, network):
+    torch.manual_seed(2)
+    other = galr.build(galr.Config(**SMALL))
+    checkpoints.start_from(final, other)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+def test_mean_state_is_the_mean_of_weights_and_the_last_of_counters():
+    states = [{"w": torch.tensor([1.0, 2.0]) * n, "count": torch.tensor(n)} for n in (1, 2, 6)]
+    found = mean_state(states)
+    assert torch.equal(found["w"], torch.tensor([3.0, 6.0])) and found["count"] == 6
+    assert torch.equal(mean_state(states[:1])["w"], states[0]["w"])
+
+
+def test_numbered_checkpoints_come_in_order_and_nothing_else_does(tmp_path):
+    for step in (100, 20, 3):
+        checkpoints.numbered_path(tmp_path, step).touch()
+    for name in ("final.pt", "step-00000004.pt.tmp", ".writing-1-step-00000005.pt", "step-x.pt"):
+        (tmp_path / name).touch()
+    wanted = [checkpoints.numbered_path(tmp_path, step) for step in (3, 20, 100)]
+    assert checkpoints.numbered(tmp_path) == wanted
+
+
+def test_pieces_of_killed_runs_are_cleared_away(tmp_path):
+    (tmp_path / ".writing-1-step-00000005.pt").write_bytes(b"half")
+    checkpoints.save(tmp_path / "step-00000006.pt", {"step": 6})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000006.pt"]
+
+
+def test_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path / "a.pt", {"step": 1})
+
+    def full(_, path):
+        path.write_bytes(b"half")
+        raise RuntimeError(
+            "[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file\n"
+            "frame #0: c10::ThrowEnforceNotMet"
+        )
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="could not be written") as error:
+        patch.setattr(torch, "save", full)
+        checkpoints.save(tmp_path / "a.pt", {"step": 2})
+    assert "\n" not in str(error.value) and "frame #0" not in str(error.value)
+    assert checkpoints.load(tmp_path / "a.pt") == {"step": 1} and len(list(tmp_path.iterdir())) == 1
