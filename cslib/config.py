@@ -39,6 +39,16 @@ class UserError(Exception):
     """Something the user can mend. The message is one sentence: what, what is wrong with it, what to do."""
 
 
+def require(good: bool, name: str, value: object, wanted: str) -> None:
+    """Check one option; raise UserError("<name> is <value>; it must be <wanted>") unless `good`.
+
+    name    full name of the option, as in "training.batch_size"
+    wanted  completes the sentence, as in "at least 1" or "a probability from 0 to 1"
+    """
+    if not good:
+        raise UserError(f"{name} is {value}; it must be {wanted}")
+
+
 class Part:
     """The i-th of n equal shares of some work, written "i/n", so that any launcher can spread it.
 
@@ -367,6 +377,7 @@ __all__ = [
     "load_yaml",
     "parse",
     "positional",
+    "require",
     "run",
     "to_dict",
     "values_of",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cslib.config import Part, UserError, find, from_dict, load_yaml, parse, positional, to_dict, values_of
+from cslib.config import Part, UserError, find, from_dict, load_yaml, parse, positional, require, to_dict, values_of
 from tests.tiny_run import ENVIRONMENT
 
 
@@ -238,6 +238,12 @@ def test_parts_cover_everything_once_in_shares_that_differ_by_one_at_most(total,
 def test_other_parts_are_refused(text):
     with pytest.raises(ValueError, match="1 <= i <= n"):
         Part(text)
+
+
+def test_a_required_condition_names_the_option_its_value_and_what_is_wanted():
+    require(True, "augment.noise_p", 0.5, "a probability from 0 to 1")
+    with pytest.raises(UserError, match=r"^augment\.noise_p is 2; it must be a probability from 0 to 1$"):
+        require(False, "augment.noise_p", 2, "a probability from 0 to 1")
 
 
 def test_find_gives_the_module_or_the_names_there_are():
