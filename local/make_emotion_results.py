@@ -21,7 +21,7 @@ from cslib.config import UserError, run
 from cslib.evaluation.classification import MEASURES, drawn_measures, interval
 from cslib.evaluation.plots import plot_confusions
 from cslib.files import aligned, read_json, write_json
-from local.make_results import commit
+from cslib.provenance import commit
 
 ORDER = ("floor", "csc", "dino", "finetuned")  # of the systems; others come after them
 COLUMNS = ("utterance", "speaker", "class", "answer")

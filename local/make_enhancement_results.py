@@ -32,7 +32,7 @@ from cslib.evaluation.spectrogram_plots import plot_spectrograms
 from cslib.evaluation.speech_quality import HEADLINE, MEASURES
 from cslib.feature_spaces.base import SpaceConfig, describe
 from cslib.files import read_json, write_json
-from local.make_results import commit
+from cslib.provenance import commit
 
 ORDER = ("noisy", "none", "positive", "cr", "ccr")  # of the systems; others come after them
 SHOWN = ("noisy", "none", "ccr")  # in the picture, with the clean speech below

@@ -9,7 +9,6 @@ Reads <exp>/scores/*.json; writes <exp>/results.json, <exp>/det.png and <exp>/hi
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cslib.data.trials import read_trials
 from cslib.evaluation.plots import Panel, plot_det, plot_histograms
 from cslib.evaluation.score_files import read_scores
 from cslib.files import read_json, write_json
+from cslib.provenance import commit
 
 SCORINGS = ("cosine", "mean", "asnorm", "plda")
 
@@ -89,15 +89,6 @@ def table(rows: list[dict[str, Any]]) -> str:
         for line in cells
     ]
     return "\n".join("  ".join(line) for line in lines)
-
-
-def commit() -> str:
-    """Hash of the commit that these scripts are of, or "unknown" outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _panel(exp: Path, one: dict[str, Any]) -> Panel:

@@ -62,7 +62,7 @@ FLOORS = [
     ["cslib.corpora"],
     ["cslib.data"],
     ["cslib.clustering", "cslib.devices"],
-    ["cslib.files"],
+    ["cslib.files", "cslib.provenance"],
     ["cslib.config", "cslib"],
 ]
 
