@@ -42,20 +42,20 @@ class Options:
     out: Path  # data/<corpus>/test_adverse
     trials: str = "clean"  # name of the list in <test>/trials that becomes adverse.txt
     only_trials: bool = False  # make only the recordings that the list names, not the whole test set
-    seed: int = 0  # of rooms, noises and interferers
+    seed: int = 0  # of RIRs, noises and interferers
     nj: int = 2  # processes; the result does not depend on it
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to one recording. Recordings are rows of the test set, rooms are rows of their bank."""
+    """What is done to one recording. Recordings are rows of the test set, RIRs are rows of their bank."""
 
     row: int
-    room: int
+    rir: int
     kind: str  # of noise
     snr: float  # dB
     interferer: int | None
-    interferer_room: int
+    interferer_rir: int
     sir: float  # dB
     crops: int  # seed of where noise and interferer are cut
 
@@ -96,8 +96,8 @@ def _is_made(options: Options) -> bool:
 
 def _open_banks(folder: Path) -> Banks:
     banks = open_banks(folder)
-    if banks.rooms is None or not banks.noise:
-        raise UserError(f"{folder}: lacks rooms or noise, and the adverse test needs both; make them first")
+    if banks.rirs is None or not banks.noise:
+        raise UserError(f"{folder}: lacks RIRs or noise, and the adverse test needs both; make them first")
     return banks
 
 
@@ -123,17 +123,17 @@ def read_people(folder: Path, ids: list[str]) -> dict[str, list[str]]:
 def draw_condition(seed: int, row: int, speakers: list[str], banks: Banks) -> Condition:
     """A pure function of seed and row, given the set and the banks."""
     rng = np.random.default_rng([seed, row])
-    room, interferer_room = (int(number) for number in rng.integers(len(banks.rooms), size=2))
+    rir, interferer_rir = (int(number) for number in rng.integers(len(banks.rirs), size=2))
     other = int(rng.integers(len(speakers)))
     while speakers[other] == speakers[row]:
         other = int(rng.integers(len(speakers)))
     return Condition(
         row,
-        room,
+        rir,
         kind=str(rng.choice(list(banks.noise))),
         snr=float(rng.uniform(*SNR)),
         interferer=other if rng.random() < INTERFERER_P else None,
-        interferer_room=interferer_room,
+        interferer_rir=interferer_rir,
         sir=float(rng.uniform(*SIR)),
         crops=int(rng.integers(2**32)),
     )
@@ -147,19 +147,19 @@ def degrade(condition: Condition, utterances: Utterances, banks: Banks) -> tuple
     rng = np.random.default_rng(condition.crops)
     speech = utterances.read(condition.row)
     noise = banks.noise[condition.kind].crop(rng, len(speech))
-    sources, ratios = [_in_room(speech, banks, condition.room), _as_float(noise)], [condition.snr]
+    sources, ratios = [_reverberant(speech, banks, condition.rir), _as_float(noise)], [condition.snr]
     if condition.interferer is not None:
         other = _excerpt(rng, utterances, condition.interferer, len(speech))
-        sources.append(_in_room(other, banks, condition.interferer_room))
+        sources.append(_reverberant(other, banks, condition.interferer_rir))
         ratios.append(condition.sir)
     mixture, parts = mix(torch.stack(sources), torch.tensor(ratios))
     gain = min(1.0, PEAK / max(float(mixture.abs().max()), 1e-9))
     return np.round(mixture.numpy() * gain * 32768).astype(np.int16), parts.numpy() * gain
 
 
-def _in_room(speech: np.ndarray, banks: Banks, room: int) -> torch.Tensor:
-    start, length = banks.rooms.segments[room]
-    return reverberate(_as_float(speech), torch.tensor(banks.rooms.samples[start : start + length]))
+def _reverberant(speech: np.ndarray, banks: Banks, rir: int) -> torch.Tensor:
+    start, length = banks.rirs.segments[rir]
+    return reverberate(_as_float(speech), torch.tensor(banks.rirs.samples[start : start + length]))
 
 
 def _as_float(samples: np.ndarray) -> torch.Tensor:
@@ -202,7 +202,7 @@ def write_lists(
 ) -> None:
     """Manifests, speakers.tsv, conditions.tsv, and last trials/adverse.txt: then the set is finished."""
     columns = [name for name in ("speaker", "sex", "session") if name in people]
-    entries, table = [], ["utterance\troom\tsnr\tkind\tinterferer\tsir"]
+    entries, table = [], ["utterance\trir\tsnr\tkind\tinterferer\tsir"]
     for condition, path in zip(conditions, paths, strict=True):
         row, name = condition.row, utterances.id(condition.row)
         labels = {column: people[column][row] for column in columns}
@@ -210,7 +210,7 @@ def write_lists(
         other = "-\t-"
         if condition.interferer is not None:
             other = f"{utterances.id(condition.interferer)}\t{condition.sir:.2f}"
-        table.append(f"{name}\t{condition.room}\t{condition.snr:.2f}\t{condition.kind}\t{other}")
+        table.append(f"{name}\t{condition.rir}\t{condition.snr:.2f}\t{condition.kind}\t{other}")
     write_set(options.out, entries)
     write_lines(options.out / "conditions.tsv", table)
     write_trials(options.out / "trials" / "adverse.txt", trials.enrol, trials.test, trials.targets)

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from cslib.synthesis.channels import draw_channel
-from cslib.synthesis.sentences import draw_sentence
-from cslib.synthesis.voices import Synthesiser, draw_voice
 from scipy.signal import resample_poly
 
 from cslib.config import UserError, run
+from cslib.corpora.synthesis.channels import draw_channel
+from cslib.corpora.synthesis.sentences import draw_sentence
+from cslib.corpora.synthesis.voices import Synthesiser, draw_voice
 from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.data.trials import write_trials
 from cslib.files import progress, read_json, write_json, writing

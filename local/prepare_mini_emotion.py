@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from cslib.synthesis.channels import draw_channel
-from cslib.synthesis.voices import Synthesiser, draw_voice
 
 from cslib.config import UserError, run
 from cslib.corpora.class_preparation import TABLE, write_classes
 from cslib.corpora.pair_preparation import claim
+from cslib.corpora.synthesis.channels import draw_channel
+from cslib.corpora.synthesis.voices import Synthesiser, draw_voice
 from cslib.data.classes import ClassTable, Labelled, deal_speakers
 from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.files import progress

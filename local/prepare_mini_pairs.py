@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from cslib.synthesis.voices import Synthesiser, draw_voice
 
 from cslib.config import UserError, run
 from cslib.corpora.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
 from cslib.corpora.pair_preparation import claim
+from cslib.corpora.synthesis.voices import Synthesiser, draw_voice
 from cslib.data.banks import open_banks
 from cslib.data.manifests import Entry, write_set
 from cslib.files import progress

@@ -1,10 +1,10 @@
 """Make the noise folders of a corpus: data/<corpus>/noise to train with, noise_test for the adverse test set.
 
     python local/prepare_noise.py --out data/mini --synthetic
-    python local/prepare_noise.py --out data/folder --noise-dir noises --rir-dir rooms --synthetic
+    python local/prepare_noise.py --out data/folder --noise-dir noises --rir-dir rirs --synthetic
     python local/prepare_noise.py --out data/voxceleb --musan musan --rirs RIRS_NOISES --babble 1000
 
-Each holds banks of noise, music, babble and room responses (rooms). No recording is in both folders, so that
+Each holds banks of noise, music, babble and room impulse responses (RIRs). No recording is in both folders, so that
 a system is tested on noises and rooms that it never heard. Files may have any sampling rate and any number of
 channels. Babble is mixed from 3 to 10 people of the training set, or of MUSAN.
 """
@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from cslib.synthesis.noises import draw_music, draw_noise, mix_babble
-from cslib.synthesis.rooms import MAX_SECONDS, align_room, draw_room
 
 from cslib.config import UserError, run
 from cslib.corpora.audio_files import SOUNDFILE_SUFFIXES, resample
-from cslib.data.banks import BankWriter
+from cslib.corpora.synthesis.noises import draw_music, draw_noise, mix_babble
+from cslib.corpora.synthesis.rirs import MAX_SECONDS, align_rir, draw_rir
+from cslib.data.banks import RIRS, BankWriter, open_banks
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.utterances import Utterances
 from cslib.files import progress, read_json, write_json
@@ -34,7 +34,7 @@ SEGMENT_SECONDS = 30.0  # longer recordings are stored in pieces of this length
 BABBLE_SECONDS = 10.0
 TALKERS = (3, 10)  # in one babble
 FEW = 3  # with fewer files than this, training and test share them
-FEW_ROOMS = 20  # with fewer rooms than this, adverse recordings would share them: synthetic ones are added
+FEW_RIRS = 20  # with fewer RIRs than this, adverse recordings would share them: synthetic ones are added
 NO_SOURCE = "nothing to make noise from; give --synthetic, --noise-dir, --rir-dir, --musan or --rirs"
 
 
@@ -42,9 +42,9 @@ NO_SOURCE = "nothing to make noise from; give --synthetic, --noise-dir, --rir-di
 class Options:
     out: Path  # data/<corpus>: gets noise/ and noise_test/; its train/ is what babble is mixed from
     seed: int = 0  # of the split into training and test, of babble and of everything synthetic
-    synthetic: bool = False  # make up whatever kind no folder is given for, and rooms where there are few
+    synthetic: bool = False  # make up whatever kind no folder is given for, and RIRs where there are few
     noise_dir: Path | None = None  # folder with any audio files; one third goes to the test
-    rir_dir: Path | None = None  # folder with any room responses; one third goes to the test
+    rir_dir: Path | None = None  # folder with any RIRs; one third goes to the test
     musan: Path | None = None  # OpenSLR 17, with noise/ music/ speech/; one tenth goes to the test
     rirs: Path | None = None  # OpenSLR 28: small, medium and real rooms; one tenth of them goes to the test
     babble: int = 30  # training babbles of 10 s; about 1000 for a large corpus
@@ -67,6 +67,8 @@ def main(options: Options) -> None:
     if any(marker.exists() and read_json(marker) != settings for marker in markers):
         raise UserError(f"{options.out}: noise was made with other options; remove its noise and noise_test")
     if all(marker.exists() for marker in markers):
+        for marker in markers:
+            open_banks(marker.parent)  # refuses a folder of an earlier version, or a damaged one
         print(f"{options.out}: noise and noise_test were made before, nothing to do")
         return
     for folder, sources in zip(FOLDERS, collect(options), strict=True):
@@ -82,13 +84,13 @@ def collect(options: Options) -> tuple[dict[str, Source], dict[str, Source]]:
     """
     train, test = {}, {}
     for kind, files, share, group in _recorded(options):
-        read = read_rooms if kind == "rooms" else read_pieces
+        read = read_rirs if kind == RIRS else read_pieces
         for part, chosen in zip((train, test), split(files, share, options.seed, kind, group), strict=True):
             part[kind] = Source(read(chosen), len(chosen))
     if options.synthetic:
         for number, part in enumerate((train, test)):
             for kind, made in _synthetic(options, number).items():
-                few = kind == "rooms" and kind in part and part[kind].files < FEW_ROOMS
+                few = kind == RIRS and kind in part and part[kind].files < FEW_RIRS
                 part[kind] = _joined(part[kind], made) if few else part.get(kind, made)
     if not train:
         raise UserError(NO_SOURCE)
@@ -106,12 +108,12 @@ def _recorded(options: Options) -> Iterator[tuple[str, list[Path], float, Callab
     if options.noise_dir:
         yield "noise", find_audio(options.noise_dir), 1 / 3, str
     if options.rir_dir:
-        yield "rooms", find_audio(options.rir_dir), 1 / 3, str
+        yield RIRS, find_audio(options.rir_dir), 1 / 3, str
     if options.musan:
         for kind in ("noise", "music"):
             yield kind, find_audio(options.musan / kind), 1 / 10, str
     if options.rirs:
-        yield "rooms", find_rirs(options.rirs), 1 / 10, room_of
+        yield RIRS, find_rirs(options.rirs), 1 / 10, room_of
 
 
 def find_audio(folder: Path) -> list[Path]:
@@ -125,7 +127,7 @@ def find_audio(folder: Path) -> list[Path]:
 
 
 def find_rirs(folder: Path) -> list[Path]:
-    """The room responses of OpenSLR 28: simulated small and medium rooms, and the real ones.
+    """The RIRs of OpenSLR 28: simulated small and medium rooms, and the real ones.
 
     The folder of the real ones also holds noises, told by their names; those are left out. What is left are a few
     hundred beside tens of thousands: each comes several times, so that a draw is as likely a real room as a small one.
@@ -173,8 +175,8 @@ def read_pieces(files: Iterable[Path]) -> Iterator[np.ndarray]:
             print(f"{path}: left out, not readable ({error.error_string})")
 
 
-def read_rooms(files: Iterable[Path]) -> Iterator[np.ndarray]:
-    """float32 [<= 16000] room responses at 16 kHz from the first channel, aligned by their main tap.
+def read_rirs(files: Iterable[Path]) -> Iterator[np.ndarray]:
+    """float32 [<= 16000] RIRs at 16 kHz from the first channel, aligned by their main tap.
 
     A file that cannot be read, or is silent, is left out with a printed line.
     """
@@ -182,9 +184,9 @@ def read_rooms(files: Iterable[Path]) -> Iterator[np.ndarray]:
     for path in files:
         try:
             start = next(_at_16k(path, first_channel=True), np.zeros(0))
-            yield align_room(start[:longest])
+            yield align_rir(start[:longest])
         except (soundfile.LibsndfileError, ValueError) as error:
-            print(f"{path}: left out, not a room response ({error})")
+            print(f"{path}: left out, not an RIR ({error})")
 
 
 def to_pcm(audio: np.ndarray) -> np.ndarray:
@@ -212,13 +214,13 @@ def _pieces(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
         yield pending
 
 
-def _joined(rooms: Source, made: Source) -> Source:
-    print(f"rooms: {rooms.files} are few, {made.files} synthetic ones are added so that recordings differ in theirs")
-    return Source(chain(rooms.recordings, made.recordings), rooms.files + made.files)
+def _joined(rirs: Source, made: Source) -> Source:
+    print(f"RIRs: {rirs.files} are few, {made.files} synthetic ones are added so that recordings differ in theirs")
+    return Source(chain(rirs.recordings, made.recordings), rirs.files + made.files)
 
 
 def _synthetic(options: Options, part: int) -> dict[str, Source]:
-    """Made-up noise, music and rooms; half as many for the test (part 1), from other random numbers."""
+    """Made-up noise, music and RIRs; half as many for the test (part 1), from other random numbers."""
 
     def made(kind: int, count: int, draw: Callable[[np.random.Generator], np.ndarray]) -> Source:
         count = max(1, count // (1 + part))
@@ -229,7 +231,7 @@ def _synthetic(options: Options, part: int) -> dict[str, Source]:
     return {
         "noise": made(0, options.synthetic_noises, lambda rng: draw_noise(rng, frames)),
         "music": made(1, options.synthetic_music, lambda rng: draw_music(rng, frames)),
-        "rooms": made(2, options.synthetic_rooms, lambda rng: draw_room(rng, rt60=rng.uniform(0.1, 0.7))),
+        RIRS: made(2, options.synthetic_rooms, lambda rng: draw_rir(rng, rt60=rng.uniform(0.1, 0.7))),
     }
 
 
@@ -275,7 +277,7 @@ def _speech_from_files(files: Sequence[Path], rng: np.random.Generator, frames: 
 
 def _write_bank(folder: Path, source: Source) -> None:
     count, samples = 0, 0
-    with BankWriter(folder, np.float32 if folder.name == "rooms" else np.int16) as writer:
+    with BankWriter(folder, np.float32 if folder.name == RIRS else np.int16) as writer:
         for recording in progress(source.recordings, f"{folder.parent.name}/{folder.name}"):
             writer.add(recording)
             count, samples = count + 1, samples + len(recording)

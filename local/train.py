@@ -36,12 +36,12 @@ class Common:
 
     data: Path  # data/<set> to train on
     exp: Path  # run folder: checkpoints/, log.jsonl, tensorboard/
-    noise: Path | None = None  # data/<corpus>/noise; none: no noise and no rooms
+    noise: Path | None = None  # data/<corpus>/noise; none: neither noise nor RIRs
     labels: Path | None = None  # table of pseudo-labels; only for objectives that need them
     start_from: Path | None = None  # a final.pt whose encoder is the starting point
     seed: int = 0  # of weights, crops and noise
     device: str = "auto"  # auto | cpu | cuda
-    augment: AugmentConfig = field(default_factory=AugmentConfig)  # rooms and noise
+    augment: AugmentConfig = field(default_factory=AugmentConfig)  # RIRs and noise
     training: TrainingConfig = field(default_factory=TrainingConfig)  # the loop
 
 
@@ -126,7 +126,7 @@ def _identity(options: Any, utterances: Utterances, banks: Banks, labels: np.nda
     config["training"] = {
         key: value for key, value in config["training"].items() if key not in ("workers", "log_every", "keep_every")
     }
-    kinds = {**banks.noise, **({"rooms": banks.rooms} if banks.rooms else {})}
+    kinds = {**banks.noise, **({"rirs": banks.rirs} if banks.rirs else {})}
     digest = {
         "utterances": utterances.digest(),
         "count": len(utterances),

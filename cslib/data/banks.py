@@ -1,4 +1,4 @@
-"""Banks of noise and of room responses: many short recordings in one memory-mapped file.
+"""Banks of noise and of room impulse responses (RIRs): many short recordings in one memory-mapped file.
 
 A bank is a folder with `samples.npy` (every recording, end to end) and `segments.npy` (int64 [n, 2]: start
 and length of each). A crop is read by its offset, so that it costs the same from a minute of noise as from a
@@ -17,13 +17,15 @@ from cslib.config import UserError
 from cslib.files import writing
 
 NOISE_KINDS = ("noise", "music", "babble")
+RIRS = "rirs"
+_OLD_RIRS = "rooms"  # an earlier name; to ignore it would silently drop the RIRs
 
 
 class BankWriter:
     """Write a bank recording by recording, in flat memory; a context manager.
 
     folder   made when missing; both files are put there when the block ends without an error
-    dtype    np.int16 for noise, np.float32 for room responses
+    dtype    np.int16 for noise, np.float32 for RIRs
     Raises UserError when the block ends and nothing was added, or when the disk is full.
     """
 
@@ -144,8 +146,8 @@ class NoiseBank(Bank):
         return crop
 
 
-class RoomBank(Bank):
-    """Room responses, float32: main tap first and of magnitude 1, at 16 kHz."""
+class RirBank(Bank):
+    """Room impulse responses (RIRs), float32: main tap first and of magnitude 1, at 16 kHz."""
 
     dtype = np.float32
 
@@ -160,21 +162,27 @@ class Banks:
     """What there is to degrade speech with; an empty one leaves it clean."""
 
     noise: dict[str, NoiseBank] = field(default_factory=dict)  # by kind, in the order of NOISE_KINDS
-    rooms: RoomBank | None = None
+    rirs: RirBank | None = None
 
 
 def open_banks(noise_folder: Path | None) -> Banks:
     """The banks in data/<corpus>/noise; kinds whose folder is absent are left out, None means no bank at all.
 
-    Raises UserError when the folder is missing, when it holds no bank, or when a bank in it is not whole.
+    Raises UserError when the folder is missing, when it holds no bank, when a bank in it is damaged, or when its
+    RIRs still lie in the folder `rooms`.
     """
     if noise_folder is None:
         return Banks()
     folder = Path(noise_folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such noise folder; prepare it, or train without noise")
+    if (folder / _OLD_RIRS).exists():
+        raise UserError(
+            f"{folder / _OLD_RIRS}: RIRs are read from the folder `{RIRS}` now; rename `{_OLD_RIRS}` to `{RIRS}`, "
+            f"or remove {folder} and prepare the noise again"
+        )
     noise = {kind: NoiseBank.open(folder / kind) for kind in NOISE_KINDS if (folder / kind).exists()}
-    rooms = RoomBank.open(folder / "rooms") if (folder / "rooms").exists() else None
-    if not noise and rooms is None:
-        raise _spoilt(folder, f"holds none of {', '.join(NOISE_KINDS)}, rooms")
-    return Banks(noise, rooms)
+    rirs = RirBank.open(folder / RIRS) if (folder / RIRS).exists() else None
+    if not noise and rirs is None:
+        raise _spoilt(folder, f"holds none of {', '.join((*NOISE_KINDS, RIRS))}")
+    return Banks(noise, rirs)

@@ -29,11 +29,11 @@ CHANNEL_WAVES = 4  # the fastest swings twice between 0 and 8 kHz
 @dataclass
 class AugmentConfig:
     """How speech is degraded: a channel, reverberation, one kind of noise. The defaults are Cho et al.'s (2022), but
-    for the length of rooms, which is ours.
+    for the length of RIRs, which is ours.
     """
 
     reverb_p: float = 0.45  # probability that a crop is reverberated
-    max_room_seconds: float = 0.5  # longer room responses are cut off here
+    max_rir_seconds: float = 0.5  # longer RIRs are cut off here
     channel_p: float = 0.0  # probability that a crop passes a random equaliser, as through another microphone
     channel_db: float = 6.0  # how far its response strays from flat: standard deviation over frequencies
     noise_p: float = 0.7  # probability that a crop gets noise of one kind
@@ -53,8 +53,8 @@ class AugmentConfig:
             _require(good, name, [low, high], "the lower bound first, in dB")
         for name in ("noise_weight", "music_weight", "babble_weight", "channel_db"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number of 0 or more")
-        seconds = self.max_room_seconds
-        _require(0 < seconds < math.inf, "max_room_seconds", seconds, "more than 0")
+        seconds = self.max_rir_seconds
+        _require(0 < seconds < math.inf, "max_rir_seconds", seconds, "more than 0")
 
 
 def _require(good: bool, name: str, value: object, wanted: str) -> None:
@@ -67,17 +67,17 @@ class Degradation(NamedTuple):
 
     noise   int16 [frames]; zeros = none
     snr     float32 scalar, dB; infinite = none
-    room    float32 [room_frames], zero-padded to the same length for every crop; the unit impulse = none
+    rir     float32 [rir_frames], zero-padded to the same length for every crop; the unit impulse = none
     """
 
     noise: np.ndarray
     snr: np.float32
-    room: np.ndarray
+    rir: np.ndarray
 
 
 def draw_degradation(rng: np.random.Generator, banks: Banks, config: AugmentConfig, frames: int) -> Degradation:
     """Draw what to do to a crop of `frames` samples; a function of the generator's state and nothing else."""
-    return Degradation(*_draw_noise(rng, banks, config, frames), _draw_room(rng, banks, config))
+    return Degradation(*_draw_noise(rng, banks, config, frames), _draw_rir(rng, banks, config))
 
 
 def _draw_noise(
@@ -92,14 +92,14 @@ def _draw_noise(
     return banks.noise[kind].crop(rng, frames), np.float32(snr)
 
 
-def _draw_room(rng: np.random.Generator, banks: Banks, config: AugmentConfig) -> np.ndarray:
-    room = np.zeros(max(1, round(config.max_room_seconds * SAMPLE_RATE)), np.float32)
-    if banks.rooms is not None and rng.random() < config.reverb_p:
-        response = banks.rooms.draw(rng, len(room))
-        room[: len(response)] = response
+def _draw_rir(rng: np.random.Generator, banks: Banks, config: AugmentConfig) -> np.ndarray:
+    rir = np.zeros(max(1, round(config.max_rir_seconds * SAMPLE_RATE)), np.float32)
+    if banks.rirs is not None and rng.random() < config.reverb_p:
+        response = banks.rirs.draw(rng, len(rir))
+        rir[: len(response)] = response
     else:
-        room[0] = 1.0
-    return room
+        rir[0] = 1.0
+    return rir
 
 
 def draw_channel(rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
@@ -120,12 +120,12 @@ def draw_channel(rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
     return np.fft.irfft(np.exp(np.fft.rfft(cepstrum)))[:CHANNEL_TAPS].astype(np.float32)
 
 
-def degrade(speech: Tensor, noise: Tensor, snr: Tensor, room: Tensor) -> Tensor:
+def degrade(speech: Tensor, noise: Tensor, snr: Tensor, rir: Tensor) -> Tensor:
     """Reverberate, then add noise: `degrade(speech, *degradation)` with a collated `Degradation`.
 
-    speech [*, T], noise [*, T] (int16 or float), snr [*] in dB, room [*, R] -> [*, T]. The noise stays dry.
+    speech [*, T], noise [*, T] (int16 or float), snr [*] in dB, rir [*, R] -> [*, T]. The noise stays dry.
     """
-    return add_noise(reverberate(speech, room), to_float(noise), snr)
+    return add_noise(reverberate(speech, rir), to_float(noise), snr)
 
 
 def to_float(audio: Tensor) -> Tensor:
@@ -134,37 +134,37 @@ def to_float(audio: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def reverberate(speech: Tensor, room: Tensor) -> Tensor:
-    """Convolve with room responses; length, timing and energy stay those of the input.
+def reverberate(speech: Tensor, rir: Tensor) -> Tensor:
+    """Convolve with room impulse responses (RIRs); length, timing and energy stay those of the input.
 
-    speech [*, T], room [*, R] -> [*, T]. A response's tap of largest magnitude is time zero, so the direct
+    speech [*, T], rir [*, R] -> [*, T]. A response's tap of largest magnitude is time zero, so the direct
     sound stays where the speech is; what rings on after T is cut off. The result is scaled to the input's
     energy: the level does not betray the room, and an SNR set afterwards is relative to the reverberated
     speech. A response of one tap (a unit impulse), or of none, leaves the signal exactly as it is.
     """
     wet = speech.clone()
-    rings = (room != 0).sum(-1) > 1  # most crops get no room: their transforms would cost half of the mixing
+    rings = (rir != 0).sum(-1) > 1  # most crops get no RIR: their transforms would cost half of the mixing
     if rings.any():
-        wet[rings] = _convolve(speech[rings], room[rings])
+        wet[rings] = _convolve(speech[rings], rir[rings])
     return wet
 
 
-def _convolve(speech: Tensor, room: Tensor) -> Tensor:
-    frames, taps = speech.shape[-1], room.shape[-1]
+def _convolve(speech: Tensor, rir: Tensor) -> Tensor:
+    frames, taps = speech.shape[-1], rir.shape[-1]
     size = next_fast_len(max(frames, taps) + taps - 1, real=True)
-    spectrum = torch.fft.rfft(speech, size) * torch.fft.rfft(_main_tap_first(room, size))
+    spectrum = torch.fft.rfft(speech, size) * torch.fft.rfft(_main_tap_first(rir, size))
     wet = torch.fft.irfft(spectrum, size)[..., :frames]
     return wet * _gain(_energy(speech), _energy(wet), otherwise=1.0)
 
 
-def _main_tap_first(room: Tensor, size: int) -> Tensor:
+def _main_tap_first(rir: Tensor, size: int) -> Tensor:
     """[*, R] -> [*, size >= 2R - 1], main tap at 0; the taps before it go to the end, as times below 0."""
-    taps = room.shape[-1]
-    main = room.abs().argmax(-1, keepdim=True)
-    around = main + torch.arange(2 * taps - 1, device=room.device)
-    centred = torch.nn.functional.pad(room, (taps - 1, taps - 1)).gather(-1, around)
+    taps = rir.shape[-1]
+    main = rir.abs().argmax(-1, keepdim=True)
+    around = main + torch.arange(2 * taps - 1, device=rir.device)
+    centred = torch.nn.functional.pad(rir, (taps - 1, taps - 1)).gather(-1, around)
     before, after = centred.split([taps - 1, taps], dim=-1)
-    gap = room.new_zeros(*room.shape[:-1], size - (2 * taps - 1))
+    gap = rir.new_zeros(*rir.shape[:-1], size - (2 * taps - 1))
     return torch.cat([after, gap, before], dim=-1)
 
 

@@ -30,7 +30,7 @@ class LabelledCrops(Dataset):
             background
 
     An item holds: speech int16 [T]; interferer int16 [T], silent when alone, and sir (dB); channel [K]; noise
-    int16 [T], snr and room [R] (see cslib/datasets/augmentation.py); label int64; row int64, the utterance's place in
+    int16 [T], snr and rir [R] (see cslib/datasets/augmentation.py); label int64; row int64, the utterance's place in
     the set, and ids, its name.
     Raises UserError when no utterance has a label.
     """
@@ -58,7 +58,7 @@ class LabelledCrops(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, index])
         row = self._balanced_row(rng) if self.config.balanced else self._next_row(index)
-        noise, snr, room = draw_degradation(rng, self.banks, self.augment, self.frames)
+        noise, snr, rir = draw_degradation(rng, self.banks, self.augment, self.frames)
         return {
             "speech": random_crop(self.utterances, row, self.frames, rng),
             "interferer": self._interferer(row, rng),
@@ -66,7 +66,7 @@ class LabelledCrops(Dataset):
             "channel": draw_channel(rng, self.augment),
             "noise": noise,
             "snr": snr,
-            "room": room,
+            "rir": rir,
             "label": self.labels[row],
             "row": np.int64(row),
             "ids": self.utterances.id(row),

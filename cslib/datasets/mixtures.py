@@ -37,7 +37,7 @@ class Mixtures(Dataset):
     passes  over a cell before the next one is drawn; without end when there is but one
     labels  int64 [n] identity of each utterance, -1 = speaks but has none; None: each utterance is its own
 
-    An item holds: sources int16 [C, T]; channel [C, K], noise int16 [C, T], snr [C] and room [C, R] of each;
+    An item holds: sources int16 [C, T]; channel [C, K], noise int16 [C, T], snr [C] and rir [C, R] of each;
     sir [C-1]; active bool [C]; identity int64 [C] within the cell (-1: none); origin int64 [C], what must not
     serve as a key (the mixture when each utterance is its own identity, else the utterance); view int64 [C];
     ids, the utterances' names.
@@ -91,14 +91,14 @@ class Mixtures(Dataset):
         slots = order[view, group]  # [C] within the cell
         rows = members[slots]
         rng = np.random.default_rng([self.seed, index])
-        noise, snr, room = self._degradations(rng)
+        noise, snr, rir = self._degradations(rng)
         single = rng.random() < self.config.single_p
         identity = slots if self.labels is None else self.labels[rows]
         return {
             "sources": np.stack([self._crop(row, view, pass_number, rng) for row in rows]),
             "noise": noise,
             "snr": snr,
-            "room": room,
+            "rir": rir,
             "sir": rng.uniform(*self.config.sir_db, len(rows) - 1).astype(np.float32),
             "channel": np.stack([draw_channel(rng, self.augment) for _ in rows]),
             "active": np.array([True] + [not single] * (len(rows) - 1)),
@@ -115,7 +115,7 @@ class Mixtures(Dataset):
         return (
             np.stack([d.noise for d in drawn]),
             np.array([d.snr for d in drawn], np.float32),
-            np.stack([d.room for d in drawn]),
+            np.stack([d.rir for d in drawn]),
         )
 
     def _crop(self, row: int, view: int, pass_number: int, rng: np.random.Generator) -> np.ndarray:

@@ -58,7 +58,7 @@ class Views(Dataset):
     held_out  int64 rows of utterances that no crop is taken of
 
     An item holds, of M long and S short crops: long int16 [M, T]; long_channel [M, K]; long_noise int16 [M, T],
-    long_snr [M] and long_room [M, R] (see cslib/datasets/augmentation.py); the same of the short ones as short, ..., if
+    long_snr [M] and long_rir [M, R] (see cslib/datasets/augmentation.py); the same of the short ones as short, ..., if
     there are any; ids, the names of the utterances. Starts are independent and uniform; an utterance shorter than a
     crop is repeated, not padded (see random_crop in cslib/datasets/crops.py).
     """
@@ -108,7 +108,7 @@ class Views(Dataset):
             "_channel": draw_channel(rng, self.augment),
             "_noise": drawn.noise,
             "_snr": drawn.snr,
-            "_room": drawn.room,
+            "_rir": drawn.rir,
         }
 
     def _next_row(self, index: int) -> int:

@@ -18,7 +18,7 @@ CONFIG = {
 INPUTS = {
     "utterances": "1d2630fbe9bc8bd98ca5",
     "count": 1000,
-    "noise": {"babble": "0a", "rooms": "0b"},
+    "noise": {"babble": "0a", "rirs": "0b"},
     "labels": None,
     "start_from": "ffee00112233445566",
 }
@@ -50,7 +50,7 @@ def test_everything_that_a_checkpoint_knows_of_itself(final, capsys):
     assert lines["training"] == "step 1,500 of 1,500, batches of 32, learning_rate 0.005, seed 3"
     assert lines["augment"] == "reverb_p 0.25"
     assert lines["data"] == (
-        "1,000 recordings; utterances of digest 1d2630fbe9bc; noise: babble, rooms; start_from of digest ffee00112233"
+        "1,000 recordings; utterances of digest 1d2630fbe9bc; noise: babble, rirs; start_from of digest ffee00112233"
     )
     assert lines["file"].endswith(f"digest {digest(final)}")
     assert lines["threshold"].startswith("none; local/calibrate.py")

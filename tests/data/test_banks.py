@@ -1,4 +1,4 @@
-"""Banks of noise and rooms: written in flat memory, read by offset."""
+"""Banks of noise and RIRs: written in flat memory, read by offset."""
 
 import pickle
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from cslib.config import UserError
-from cslib.data.banks import BankWriter, NoiseBank, RoomBank, open_banks
+from cslib.data.banks import BankWriter, NoiseBank, RirBank, open_banks
 
 
 def write(folder, recordings, dtype=np.int16):
@@ -63,8 +63,8 @@ def test_crops_are_a_function_of_the_generator(tmp_path):
     assert (one != other).any()
 
 
-def test_room_is_cut_to_the_longest_length_allowed(tmp_path):
-    bank = RoomBank.open(write(tmp_path / "rooms", [[1.0, 0.5, 0.25, 0.125]], np.float32))
+def test_rir_is_cut_to_the_longest_length_allowed(tmp_path):
+    bank = RirBank.open(write(tmp_path / "rirs", [[1.0, 0.5, 0.25, 0.125]], np.float32))
     assert bank.draw(np.random.default_rng(0), 3).tolist() == [1.0, 0.5, 0.25]
     assert bank.draw(np.random.default_rng(0), 9).tolist() == [1.0, 0.5, 0.25, 0.125]
 
@@ -175,9 +175,9 @@ def test_absent_kinds_are_left_out(tmp_path):
     write(tmp_path / "noise", [[1, 2]])
     banks = open_banks(tmp_path)
     assert list(banks.noise) == ["noise", "babble"]
-    assert banks.rooms is None
-    write(tmp_path / "rooms", [[1.0]], np.float32)
-    assert len(open_banks(tmp_path).rooms) == 1
+    assert banks.rirs is None
+    write(tmp_path / "rirs", [[1.0]], np.float32)
+    assert len(open_banks(tmp_path).rirs) == 1
 
 
 def test_no_folder_means_no_banks_but_a_missing_or_empty_one_is_an_error(tmp_path):
@@ -186,3 +186,13 @@ def test_no_folder_means_no_banks_but_a_missing_or_empty_one_is_an_error(tmp_pat
         open_banks(tmp_path / "absent")
     with pytest.raises(UserError, match="holds none of"):
         open_banks(tmp_path)
+
+
+def test_a_noise_folder_whose_rirs_lie_in_rooms_is_refused(tmp_path):
+    write(tmp_path / "noise", [[1, 2]])
+    write(tmp_path / "rooms", [[1.0]], np.float32)
+    with pytest.raises(UserError, match="rename `rooms` to `rirs`, or .* prepare the noise again") as error:
+        open_banks(tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "rooms").rename(tmp_path / "rirs")
+    assert len(open_banks(tmp_path).rirs) == 1

@@ -35,7 +35,7 @@ def banks(tmp_path_factory):
         with BankWriter(folder / kind, np.int16) as writer:
             for length in (500, 9000, 16000):
                 writer.add((rng.standard_normal(length) * 800 * loudness).astype(np.int16))
-    with BankWriter(folder / "rooms", np.float32) as writer:
+    with BankWriter(folder / "rirs", np.float32) as writer:
         for length in (400, 3000, 12000):
             writer.add(response(rng, length))
     return open_banks(folder)
@@ -48,9 +48,9 @@ def response(rng, length):
 
 
 def impulse(*shape):
-    room = torch.zeros(shape)
-    room[..., 0] = 1
-    return room
+    rir = torch.zeros(shape)
+    rir[..., 0] = 1
+    return rir
 
 
 def decibels(signal, noise):
@@ -90,7 +90,7 @@ def test_rates_and_kinds_follow_the_configuration(banks):
     rng = np.random.default_rng(0)
     draws = [draw_degradation(rng, banks, config, 50) for _ in range(2000)]
     snr = np.array([draw.snr for draw in draws])
-    reverberated = np.array([np.count_nonzero(draw.room) > 1 for draw in draws])
+    reverberated = np.array([np.count_nonzero(draw.rir) > 1 for draw in draws])
     assert np.isfinite(snr).mean() == pytest.approx(0.7, abs=0.04)
     assert reverberated.mean() == pytest.approx(0.45, abs=0.04)
     assert (np.isinf(snr) & ~reverberated).mean() == pytest.approx(0.55 * 0.3, abs=0.03)
@@ -111,12 +111,12 @@ def test_zero_weights_mean_no_noise(banks):
     assert math.isinf(draw_degradation(np.random.default_rng(0), banks, config, 50).snr)
 
 
-def test_rooms_are_cut_and_padded_to_one_length(banks):
-    config = AugmentConfig(reverb_p=1, max_room_seconds=0.1)
+def test_rirs_are_cut_and_padded_to_one_length(banks):
+    config = AugmentConfig(reverb_p=1, max_rir_seconds=0.1)
     rng = np.random.default_rng(0)
-    rooms = [draw_degradation(rng, banks, config, 50).room for _ in range(20)]
-    assert {len(room) for room in rooms} == {1600}
-    assert {np.count_nonzero(room) for room in rooms} == {400, 1600}
+    rirs = [draw_degradation(rng, banks, config, 50).rir for _ in range(20)]
+    assert {len(rir) for rir in rirs} == {1600}
+    assert {np.count_nonzero(rir) for rir in rirs} == {400, 1600}
 
 
 def test_collated_draws_are_a_batch_with_noise_still_in_int16(banks):
@@ -126,7 +126,7 @@ def test_collated_draws_are_a_batch_with_noise_still_in_int16(banks):
     assert isinstance(batch, Degradation)
     assert (batch.noise.dtype, batch.noise.shape) == (torch.int16, (3, FRAMES))
     assert (batch.snr.dtype, batch.snr.shape) == (torch.float32, (3,))
-    assert (batch.room.dtype, batch.room.shape) == (torch.float32, (3, 8000))
+    assert (batch.rir.dtype, batch.rir.shape) == (torch.float32, (3, 8000))
 
 
 def test_drawing_for_a_three_second_crop_takes_less_than_a_millisecond(banks):
@@ -140,7 +140,7 @@ def test_drawing_for_a_three_second_crop_takes_less_than_a_millisecond(banks):
 
 
 @pytest.mark.parametrize(
-    "option", [{"noise_p": 1.5}, {"noise_snr": [9, 3]}, {"music_weight": -1}, {"max_room_seconds": 0}]
+    "option", [{"noise_p": 1.5}, {"noise_snr": [9, 3]}, {"music_weight": -1}, {"max_rir_seconds": 0}]
 )
 def test_impossible_options_are_one_plain_sentence(option):
     with pytest.raises(UserError, match=f"augment.{next(iter(option))}.*give"):
@@ -153,51 +153,51 @@ def test_impossible_options_are_one_plain_sentence(option):
 def test_reverberation_is_convolution_at_the_level_of_the_input():
     rng = np.random.default_rng(0)
     speech = rng.standard_normal((3, FRAMES)).astype(np.float32)
-    rooms = np.stack([response(rng, 2000) for _ in range(3)])
-    wet = reverberate(torch.from_numpy(speech), torch.from_numpy(rooms)).numpy()
-    expected = fftconvolve(speech.astype(float), rooms.astype(float), axes=1)[:, :FRAMES]
+    rirs = np.stack([response(rng, 2000) for _ in range(3)])
+    wet = reverberate(torch.from_numpy(speech), torch.from_numpy(rirs)).numpy()
+    expected = fftconvolve(speech.astype(float), rirs.astype(float), axes=1)[:, :FRAMES]
     expected *= np.sqrt((speech**2).sum(1) / (expected**2).sum(1))[:, None]
     assert np.abs(wet - expected).max() < 1e-5
 
 
 def test_a_late_main_tap_does_not_delay_the_speech():
     rng = np.random.default_rng(0)
-    room = 0.1 * rng.standard_normal(300)
-    room[120] = -2.0
+    rir = 0.1 * rng.standard_normal(300)
+    rir[120] = -2.0
     speech = rng.standard_normal(FRAMES)
-    wet = reverberate(torch.from_numpy(speech)[None], torch.from_numpy(room)[None])[0].numpy()
-    expected = fftconvolve(speech, room)[120 : 120 + FRAMES]
+    wet = reverberate(torch.from_numpy(speech)[None], torch.from_numpy(rir)[None])[0].numpy()
+    expected = fftconvolve(speech, rir)[120 : 120 + FRAMES]
     expected *= np.sqrt((speech**2).sum() / (expected**2).sum())
     assert np.abs(wet - expected).max() < 1e-10
 
 
-def test_a_room_longer_than_the_speech_is_allowed():
+def test_an_rir_longer_than_the_speech_is_allowed():
     rng = np.random.default_rng(0)
-    speech, room = rng.standard_normal(100), rng.standard_normal(700)
-    room[0] = 9.0
-    wet = reverberate(torch.from_numpy(speech), torch.from_numpy(room)).numpy()
-    expected = fftconvolve(speech, room)[:100]
+    speech, rir = rng.standard_normal(100), rng.standard_normal(700)
+    rir[0] = 9.0
+    wet = reverberate(torch.from_numpy(speech), torch.from_numpy(rir)).numpy()
+    expected = fftconvolve(speech, rir)[:100]
     assert np.allclose(wet, expected * np.sqrt((speech**2).sum() / (expected**2).sum()))
 
 
 def test_unit_impulse_leaves_the_signal_exactly_unchanged_beside_reverberated_ones():
     rng = np.random.default_rng(0)
     speech = random_audio(4, FRAMES)
-    room = impulse(4, 500)
-    room[1] = torch.from_numpy(response(rng, 500))
-    room[2] = 0  # no room at all
-    room[3] = 0.25 * impulse(500).roll(77)  # nothing but a delay and a gain
-    wet = reverberate(speech, room)
+    rir = impulse(4, 500)
+    rir[1] = torch.from_numpy(response(rng, 500))
+    rir[2] = 0  # no RIR at all
+    rir[3] = 0.25 * impulse(500).roll(77)  # nothing but a delay and a gain
+    wet = reverberate(speech, rir)
     assert torch.equal(wet[[0, 2, 3]], speech[[0, 2, 3]])
     assert (wet[1] - speech[1]).abs().max() > 0.01
 
 
 def test_snr_is_relative_to_the_reverberated_speech():
     rng = np.random.default_rng(0)
-    speech, room = random_audio(FRAMES), torch.from_numpy(response(rng, 3000))
+    speech, rir = random_audio(FRAMES), torch.from_numpy(response(rng, 3000))
     noise = (random_audio(FRAMES, seed=1) * 32768).to(torch.int16)
-    wet = reverberate(speech, room)
-    degraded = degrade(speech, noise, torch.tensor(7.0), room)
+    wet = reverberate(speech, rir)
+    degraded = degrade(speech, noise, torch.tensor(7.0), rir)
     assert decibels(wet, degraded - wet).item() == pytest.approx(7, abs=0.01)
     assert decibels(wet, speech).item() == pytest.approx(0, abs=1e-4)
 
@@ -214,8 +214,8 @@ def test_no_noise_means_exactly_the_same_speech():
 def test_silent_speech_stays_silent():
     rng = np.random.default_rng(0)
     silence, noise = torch.zeros(2, FRAMES), random_audio(2, FRAMES)
-    room = torch.from_numpy(np.stack([response(rng, 800)] * 2))
-    assert torch.equal(degrade(silence, noise, torch.tensor([5.0, math.inf]), room), silence)
+    rir = torch.from_numpy(np.stack([response(rng, 800)] * 2))
+    assert torch.equal(degrade(silence, noise, torch.tensor([5.0, math.inf]), rir), silence)
     assert torch.equal(level(silence), silence)
 
 
@@ -273,11 +273,11 @@ def test_int16_becomes_float_and_float_stays_as_it_is():
 
 def a_batch(*leading):
     rng = np.random.default_rng(0)
-    room = impulse(*leading, 600)
-    room.view(-1, 600)[::2] = torch.from_numpy(response(rng, 600))
+    rir = impulse(*leading, 600)
+    rir.view(-1, 600)[::2] = torch.from_numpy(response(rng, 600))
     noise = (random_audio(*leading, FRAMES, seed=2) * 32768).to(torch.int16)
-    snr = torch.linspace(0, 18, room[..., 0].numel()).view(leading)
-    return random_audio(*leading, FRAMES, seed=1), noise, snr, room
+    snr = torch.linspace(0, 18, rir[..., 0].numel()).view(leading)
+    return random_audio(*leading, FRAMES, seed=1), noise, snr, rir
 
 
 def test_leading_dimensions_are_only_a_batch():

@@ -27,9 +27,9 @@ def folder(tmp_path_factory):
         soundfile.write(root / f"u{index:02d}.wav", np.arange(length, dtype=np.int16), 16000)
         entries.append(Entry(f"u{index:02d}", root / f"u{index:02d}.wav", length))
     write_set(root / "set", entries)
-    for kind, dtype in (("noise", np.int16), ("rooms", np.float32)):
+    for kind, dtype in (("noise", np.int16), ("rirs", np.float32)):
         with BankWriter(root / "banks" / kind, dtype) as writer:
-            writer.add(np.linspace(1, 0, 500).astype(np.float32) if kind == "rooms" else np.arange(9000, dtype=dtype))
+            writer.add(np.linspace(1, 0, 500).astype(np.float32) if kind == "rirs" else np.arange(9000, dtype=dtype))
     return root
 
 
@@ -96,7 +96,7 @@ def test_an_item_has_the_shapes_and_types_it_promises(folder):
         "channel": ((3, 256), "float32"),
         "noise": ((3, FRAMES), "int16"),
         "snr": ((3,), "float32"),
-        "room": ((3, 8000), "float32"),
+        "rir": ((3, 8000), "float32"),
         "sir": ((2,), "float32"),
         "active": ((3,), "bool"),
         "identity": ((3,), "int64"),
@@ -282,7 +282,7 @@ def test_each_talker_has_a_room_and_a_noise_of_its_own(folder):
     items = [dataset[index] for index in range(40)]
     assert sum(np.array_equal(item["noise"][0], item["noise"][1]) for item in items) < 10  # both without
     assert len({tuple(item["snr"]) for item in items}) > 20
-    assert any(np.count_nonzero(item["room"][0]) > 1 == np.count_nonzero(item["room"][1]) for item in items)
+    assert any(np.count_nonzero(item["rir"][0]) > 1 == np.count_nonzero(item["rir"][1]) for item in items)
 
 
 def test_items_and_passes_draw_from_different_generators(folder, monkeypatch):

@@ -30,7 +30,7 @@ def utterances(tmp_path):
 
 @pytest.fixture
 def banks(tmp_path):
-    for kind, dtype in (("noise", np.int16), ("rooms", np.float32)):
+    for kind, dtype in (("noise", np.int16), ("rirs", np.float32)):
         with BankWriter(tmp_path / "banks" / kind, dtype) as writer:
             for n in range(5):
                 writer.add(np.random.default_rng(n).normal(0, 100, 12000 if kind == "noise" else 400).astype(dtype))
@@ -66,7 +66,7 @@ def test_items_have_the_shapes_that_are_promised_and_make_batches(utterances, ba
     for kind, count, frames in (("long", 2, 8000), ("short", 3, 4000)):
         assert batch[kind].shape == batch[f"{kind}_noise"].shape == (4, count, frames)
         assert str(batch[kind].dtype) == str(batch[f"{kind}_noise"].dtype) == "torch.int16"
-        assert batch[f"{kind}_snr"].shape == (4, count) and batch[f"{kind}_room"].shape == (4, count, 8000)
+        assert batch[f"{kind}_snr"].shape == (4, count) and batch[f"{kind}_rir"].shape == (4, count, 8000)
         assert batch[f"{kind}_channel"].shape == (4, count, CHANNEL_TAPS)
     assert not any(name.startswith("short") for name in views(utterances, short_crops=0)[0])
 
@@ -92,7 +92,7 @@ def test_crops_of_an_item_begin_and_are_degraded_each_by_itself(utterances, bank
     long = [item for item in drawn if LENGTHS[int(item["ids"][1:])] == 20000]
     assert all(not np.array_equal(*item["long"]) for item in long)
     assert all(len(np.unique(item["short"][:, 0])) > 1 for item in long)
-    for name in ("channel", "noise", "room"):
+    for name in ("channel", "noise", "rir"):
         assert sum(not np.array_equal(*item[f"long_{name}"]) for item in drawn) > 10
     assert len({tuple(item["short_snr"]) for item in drawn}) > 20
 

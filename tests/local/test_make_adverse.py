@@ -31,7 +31,7 @@ def corpus(tmp_path_factory) -> Path:
     write_trials(folder / "test" / "trials" / "clean.txt", ["u00", "u01"], ["u04", "u02"], [True, False])
     with BankWriter(folder / "noise_test" / "noise", np.int16) as writer:
         writer.add(rng.integers(-9000, 9000, 20000).astype(np.int16))
-    with BankWriter(folder / "noise_test" / "rooms", np.float32) as writer:
+    with BankWriter(folder / "noise_test" / "rirs", np.float32) as writer:
         for _ in range(5):
             tail = 0.1 * rng.standard_normal(799) * np.exp(-np.arange(799) / 200)
             writer.add(np.concatenate([[1.0], tail]).astype(np.float32))
@@ -96,7 +96,7 @@ def test_interferers_are_other_speakers_in_about_half_of_the_recordings(options,
     many = [draw_condition(0, row % 24, SPEAKERS, banks) for row in range(24)]
     many += [draw_condition(seed, 0, SPEAKERS, banks) for seed in range(400)]
     assert np.mean([condition.interferer is not None for condition in many]) == pytest.approx(0.5, abs=0.08)
-    assert len({condition.room for condition in many}) == 5
+    assert len({condition.rir for condition in many}) == 5
 
 
 def test_nothing_clips(adverse):

@@ -81,7 +81,7 @@ def test_styles_overlap_and_the_channel_moves_the_level_more(monkeypatch, tmp_pa
 
 
 def quick_channel(rng):
-    from cslib.synthesis.channels import Channel
+    from cslib.corpora.synthesis.channels import Channel
 
     return Channel(np.ones(1), np.ones(1), rng.uniform(-32, -18), rng.uniform(-36, -12), 3.0)
 

@@ -8,7 +8,7 @@ from cslib.config import UserError
 from cslib.data.banks import open_banks
 from cslib.data.manifests import Entry, write_set
 from local import prepare_noise
-from local.prepare_noise import Options, find_rirs, read_pieces, read_rooms, room_of, split
+from local.prepare_noise import Options, find_rirs, read_pieces, read_rirs, room_of, split
 
 SMALL = {"synthetic_noises": 6, "synthetic_music": 4, "synthetic_rooms": 8, "babble": 3}
 
@@ -43,14 +43,14 @@ def synthetic(tmp_path_factory) -> Path:
 def test_synthetic_banks_are_readable(synthetic):
     banks = open_banks(synthetic / "noise")
     assert {kind: len(bank) for kind, bank in banks.noise.items()} == {"noise": 6, "music": 4, "babble": 3}
-    assert len(banks.rooms) == 8
+    assert len(banks.rirs) == 8
     assert (banks.noise["noise"].segments[:, 1] == 160000).all()
 
 
-def test_synthetic_rooms_are_aligned(synthetic):
-    rooms = open_banks(synthetic / "noise").rooms
-    for start, length in rooms.segments:
-        response = rooms.samples[start : start + length]
+def test_synthetic_rirs_are_aligned(synthetic):
+    rirs = open_banks(synthetic / "noise").rirs
+    for start, length in rirs.segments:
+        response = rirs.samples[start : start + length]
         assert response[0] == 1 == np.abs(response).max() and length <= 16000
 
 
@@ -59,7 +59,7 @@ def test_training_and_test_noise_have_nothing_in_common(synthetic):
     assert set(test.noise) == {"noise", "music"}  # babble would be of training speakers
     for kind, bank in test.noise.items():
         assert len(recordings(bank)) == len(bank) and not recordings(bank) & recordings(train.noise[kind])
-    assert not recordings(test.rooms) & recordings(train.rooms)
+    assert not recordings(test.rirs) & recordings(train.rirs)
 
 
 def test_synthetic_noise_follows_from_the_seed(synthetic, tmp_path):
@@ -91,32 +91,32 @@ def test_folders_of_any_format_are_split_and_the_rest_is_made_up(tmp_path):
         response = np.zeros((900, 2))
         response[300, 0], response[400, 0], response[0, 1] = 0.5, 0.25, 0.9  # the second channel is not used
         response[300 + number + 1, 0] = 0.1
-        write_audio(tmp_path / "rooms" / f"r{number}.flac", response)
+        write_audio(tmp_path / "rirs" / f"r{number}.flac", response)
     out = tmp_path / "corpus"
-    folders = {"noise_dir": tmp_path / "noises", "rir_dir": tmp_path / "rooms"}
+    folders = {"noise_dir": tmp_path / "noises", "rir_dir": tmp_path / "rirs"}
     prepare_noise.main(Options(out=out, synthetic=True, **folders, **SMALL))
     train, test = open_banks(out / "noise"), open_banks(out / "noise_test")
     assert (len(train.noise["noise"]), len(test.noise["noise"])) == (4, 2)
-    # Six rooms are few: behind those given stand synthetic ones, so that adverse recordings differ in their room.
-    assert (len(train.rooms), len(test.rooms)) == (4 + 8, 2 + 4)
-    assert not recordings(train.rooms) & recordings(test.rooms)
+    # Six RIRs are few: behind those given stand synthetic ones, so that adverse recordings differ in their RIR.
+    assert (len(train.rirs), len(test.rirs)) == (4 + 8, 2 + 4)
+    assert not recordings(train.rirs) & recordings(test.rirs)
     assert not recordings(train.noise["noise"]) & recordings(test.noise["noise"])
     assert train.noise["noise"].segments[:, 1] == pytest.approx(32000)
     assert len(train.noise["music"]) == 4
-    start, length = train.rooms.segments[0]
-    response = train.rooms.samples[start : start + length]
+    start, length = train.rirs.segments[0]
+    response = train.rirs.samples[start : start + length]
     assert response[0] == 1 and response[100] == pytest.approx(0.5, abs=1e-3) and length == 101
 
 
 def test_too_few_files_are_shared_and_that_is_said(tmp_path, capsys):
     files = [tmp_path / "a.wav", tmp_path / "b.wav"]
-    assert split(files, 1 / 3, seed=0, kind="rooms") == (files, files)
-    assert "rooms: 2 recordings are too few" in capsys.readouterr().out
+    assert split(files, 1 / 3, seed=0, kind="rirs") == (files, files)
+    assert "rirs: 2 recordings are too few" in capsys.readouterr().out
 
 
 def test_split_is_disjoint_complete_and_keeps_groups_together():
     files = [Path(f"g{group}/{number}.wav") for group in range(10) for number in range(3)]
-    train, test = split(files, 1 / 10, seed=0, kind="rooms", group=lambda path: path.parent.name)
+    train, test = split(files, 1 / 10, seed=0, kind="rirs", group=lambda path: path.parent.name)
     assert sorted(train + test) == sorted(files)
     assert len({path.parent for path in test}) == 1 and len(test) == 3
 
@@ -141,7 +141,7 @@ def test_bad_files_are_left_out_with_a_line(tmp_path, capsys):
     bad.write_text("this is not audio")
     assert len(list(read_pieces([bad, good]))) == 1
     silent = write_audio(tmp_path / "silent.wav", np.zeros(1000))
-    assert len(list(read_rooms([bad, silent, good]))) == 1
+    assert len(list(read_rirs([bad, silent, good]))) == 1
     told = capsys.readouterr().out
     assert told.count("bad.wav: left out") == 2 and "silent.wav: left out" in told
 
@@ -163,7 +163,7 @@ def write_openslr(folder: Path) -> None:
         write_audio(real, np.stack([rng.permutation(response)] * 8, axis=1))
 
 
-def test_musan_and_openslr_rooms(tmp_path):
+def test_musan_and_openslr_rirs(tmp_path):
     write_openslr(tmp_path)
     out = tmp_path / "corpus"
     options = Options(out=out, musan=tmp_path / "musan", rirs=tmp_path / "RIRS_NOISES", babble=2)
@@ -172,14 +172,14 @@ def test_musan_and_openslr_rooms(tmp_path):
     assert {kind: len(bank) for kind, bank in train.noise.items()} == {"noise": 9, "music": 9, "babble": 2}
     assert {kind: len(bank) for kind, bank in test.noise.items()} == {"noise": 1, "music": 1, "babble": 1}
     # Two real ones beside 20 small and 20 medium ones come ten times each.
-    assert len(train.rooms) + len(test.rooms) == 60 and len(test.rooms) == 4
+    assert len(train.rirs) + len(test.rirs) == 60 and len(test.rirs) == 4
 
 
 def test_positions_in_one_room_stay_together(tmp_path):
     write_openslr(tmp_path)
     files = find_rirs(tmp_path / "RIRS_NOISES")
     assert not any("noise_" in path.name for path in files)
-    train, test = split(files, 0.3, 0, "rooms", room_of)
+    train, test = split(files, 0.3, 0, "rirs", room_of)
     assert not {room_of(path) for path in train} & {room_of(path) for path in test}
     one, other = (Path(f"real/RVB2014_type1_rir_room1_{number}.wav") for number in (1, 2))
     assert room_of(one) == room_of(other)

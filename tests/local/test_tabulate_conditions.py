@@ -22,7 +22,7 @@ def runs(tmp_path):
     data, targets = tmp_path / "data", first % 3 == second % 3
     write_trials(data / "trials/adverse.txt", [NAMES[n] for n in first], [NAMES[n] for n in second], targets)
     rows = (f"u{n}\t1\t{1.25 * n:g}\tnoise\t{'-' if n % 2 else 'u0'}\t-" for n in range(12))
-    (data / "conditions.tsv").write_text("\n".join(["utterance\troom\tsnr\tkind\tinterferer\tsir", *rows]) + "\n")
+    (data / "conditions.tsv").write_text("\n".join(["utterance\trir\tsnr\tkind\tinterferer\tsir", *rows]) + "\n")
     speakers = ["utterance\tspeaker", *(f"u{n}\ts{n % 3}" for n in range(12))]
     (data / "speakers.tsv").write_text("\n".join(speakers) + "\n")
     trials = read_trials(data / "trials/adverse.txt")
@@ -106,7 +106,7 @@ def test_runs_and_systems_that_will_not_do_are_refused(runs):
         main(options_of(runs, enhancers="good,better"))
     with pytest.raises(UserError, match="idle is not among --enhancers"):
         main(options_of(runs, enhancers="good", base="idle"))
-    table = "utterance\troom\tsnr\tkind\tinterferer\tsir\nx\t1\t3\tnoise\t-\t-\n"
+    table = "utterance\trir\tsnr\tkind\tinterferer\tsir\nx\t1\t3\tnoise\t-\t-\n"
     (runs[0].parent / "data/conditions.tsv").write_text(table)
     with pytest.raises(UserError, match="not the conditions of these trials"):
         main(options_of(runs))

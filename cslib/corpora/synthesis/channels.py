@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import fftconvolve, firwin2
 
+from cslib.corpora.synthesis.noises import coloured
+from cslib.corpora.synthesis.rirs import draw_rir
 from cslib.data.manifests import SAMPLE_RATE
-from cslib.synthesis.noises import coloured
-from cslib.synthesis.rooms import draw_room
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Channel:
     """One session's recording conditions."""
 
     microphone: np.ndarray  # FIR response [taps], linear phase
-    room: np.ndarray  # float32 [n], main tap first
+    rir: np.ndarray  # float32 [n], main tap first
     level: float  # dB of full scale, RMS of the speech
     noise_level: float  # dB relative to the speech
     noise_slope: float  # dB per octave
 
     def record(self, rng: np.random.Generator, speech: np.ndarray) -> np.ndarray:
         """int16 [n] of `speech` ([n] at 16 kHz, any scale) as this channel hears it."""
-        heard = fftconvolve(speech, self.room)[: len(speech)]
+        heard = fftconvolve(speech, self.rir)[: len(speech)]
         heard = heard / np.sqrt(np.mean(heard**2))
         heard += 10 ** (self.noise_level / 20) * coloured(rng, len(heard), self.noise_slope, bumps=3.0)
         heard = fftconvolve(heard, self.microphone, mode="same")
@@ -41,7 +41,7 @@ def draw_channel(rng: np.random.Generator) -> Channel:
     """A random microphone in a random room; mild enough that the speech stays clear."""
     return Channel(
         microphone=_microphone(rng),
-        room=draw_room(rng, rt60=rng.uniform(0.1, 0.35), distance=(0.15, 1.0)),
+        rir=draw_rir(rng, rt60=rng.uniform(0.1, 0.35), distance=(0.15, 1.0)),
         level=rng.uniform(-32, -18),
         noise_level=rng.uniform(-36, -12),
         noise_slope=rng.uniform(1, 8),

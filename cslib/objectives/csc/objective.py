@@ -133,7 +133,7 @@ class Csc(Objective):
     def _mix(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Degrade each source by itself, then mix: mixture [B, T] and the dry sources [B, C, T] in it."""
         dry = level(reverberate(to_float(batch["sources"]), batch["channel"]), LEVEL)
-        wet = degrade(dry, batch["noise"], batch["snr"], batch["room"])
+        wet = degrade(dry, batch["noise"], batch["snr"], batch["rir"])
         mixture, _ = mix(wet * batch["active"][..., None], batch["sir"])
         return level(mixture, LEVEL), dry
 

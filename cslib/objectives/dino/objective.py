@@ -243,7 +243,7 @@ class Head(nn.Module):
 def heard(batch: dict[str, Tensor], kind: str) -> Tensor:
     """The long or the short crops as the networks hear them, float [B, n, T]: channel, room, noise."""
     speech = reverberate(to_float(batch[kind]), batch[f"{kind}_channel"])
-    return degrade(speech, batch[f"{kind}_noise"], batch[f"{kind}_snr"], batch[f"{kind}_room"])
+    return degrade(speech, batch[f"{kind}_noise"], batch[f"{kind}_snr"], batch[f"{kind}_rir"])
 
 
 def _each(encoder: nn.Module, audio: Tensor) -> Tensor:

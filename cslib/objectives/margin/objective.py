@@ -154,7 +154,7 @@ def degraded(batch: dict[str, Tensor]) -> Tensor:
     """The crops as the network hears them, float [B, T]: interfering talker, channel, room, noise."""
     speech, interferer = to_float(batch["speech"]), to_float(batch["interferer"])
     mixture, _ = mix(torch.stack([speech, interferer], dim=1), batch["sir"][:, None])
-    return degrade(reverberate(mixture, batch["channel"]), batch["noise"], batch["snr"], batch["room"])
+    return degrade(reverberate(mixture, batch["channel"]), batch["noise"], batch["snr"], batch["rir"])
 
 
 def spread(embeddings: Tensor) -> Tensor:

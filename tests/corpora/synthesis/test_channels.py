@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from cslib.synthesis.channels import draw_channel
-from cslib.synthesis.noises import coloured
+
+from cslib.corpora.synthesis.channels import draw_channel
+from cslib.corpora.synthesis.noises import coloured
 
 
 def bands(recording: np.ndarray) -> np.ndarray:

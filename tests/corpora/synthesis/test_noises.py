@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from cslib.synthesis.noises import _NOISES, coloured, draw_music, draw_noise, mix_babble
+
+from cslib.corpora.synthesis.noises import _NOISES, coloured, draw_music, draw_noise, mix_babble
 
 
 @pytest.mark.parametrize("slope", [0.0, 3.0, 6.0])

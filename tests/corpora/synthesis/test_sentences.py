@@ -1,5 +1,6 @@
 import numpy as np
-from cslib.synthesis.sentences import draw_sentence
+
+from cslib.corpora.synthesis.sentences import draw_sentence
 
 
 def test_sentences_have_the_wanted_number_of_words():

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cslib.synthesis.voices import ACCENTS, Synthesiser, draw_voice
+
+from cslib.corpora.synthesis.voices import ACCENTS, Synthesiser, draw_voice
 
 TEXT = "The old captain carried a yellow bicycle across the valley."
 

@@ -38,7 +38,7 @@ class Network(galr.Config):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """24 utterances of noise, a noise bank and a room bank."""
+    """24 utterances of noise, a noise bank and an RIR bank."""
     root, rng, entries = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0), []
     for index in range(COUNT):
         path = root / f"u{index:02d}.wav"
@@ -47,7 +47,7 @@ def corpus(tmp_path_factory):
     write_set(root / "set", entries)
     with BankWriter(root / "banks/noise", np.int16) as writer:
         writer.add(rng.integers(-3000, 3000, 5000).astype(np.int16))
-    with BankWriter(root / "banks/rooms", np.float32) as writer:
+    with BankWriter(root / "banks/rirs", np.float32) as writer:
         writer.add(np.array([1.0, 0.0, 0.5, 0.2], np.float32))
     return root
 
@@ -76,7 +76,7 @@ def objective(corpus, labels=None, batch_size=4, steps=100, streams=2, frames=80
     task = Task(
         Utterances.open(corpus / "set"),
         open_banks(corpus / "banks"),
-        AugmentConfig(max_room_seconds=0.01),
+        AugmentConfig(max_rir_seconds=0.01),
         batch_size,
         0,
         steps,

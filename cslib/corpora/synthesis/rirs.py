@@ -1,4 +1,4 @@
-"""Room responses: made up, or brought into the form in which every bank keeps them."""
+"""Room impulse responses (RIRs): simulated, or brought into the form in which every bank keeps them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EARLY_SECONDS = 0.06  # reflections up to here one by one, later ones as decayi
 _NEGLIGIBLE_DB = -60.0  # a tail with less than this share of the energy is dropped
 
 
-def align_room(response: np.ndarray) -> np.ndarray:
+def align_rir(response: np.ndarray) -> np.ndarray:
     """float32 [<= 16000]: the response from its largest tap on, that tap scaled to 1, the inaudible tail cut.
 
     response   [n] at 16 kHz, any scale; the delay before the main tap goes, so that speech stays in time
@@ -20,7 +20,7 @@ def align_room(response: np.ndarray) -> np.ndarray:
     """
     response = np.asarray(response, dtype=np.float64)
     if not len(response) or not np.isfinite(response).all() or not response.any():
-        raise ValueError("a room response has to be finite and must not be silent")
+        raise ValueError("a room impulse response has to be finite and must not be silent")
     main = int(np.argmax(np.abs(response)))
     response = response[main : main + round(MAX_SECONDS * SAMPLE_RATE)] / response[main]
     remaining = np.cumsum(response[::-1] ** 2)[::-1]
@@ -28,10 +28,10 @@ def align_room(response: np.ndarray) -> np.ndarray:
     return response[: audible[-1] + 1].astype(np.float32)
 
 
-def draw_room(rng: np.random.Generator, rt60: float, distance: tuple[float, float] = (0.5, 3.0)) -> np.ndarray:
+def draw_rir(rng: np.random.Generator, rt60: float, distance: tuple[float, float] = (0.5, 3.0)) -> np.ndarray:
     """A random shoebox room (Allen and Berkley 1979): early images one by one, then a decaying tail of noise.
 
-    Returns float32 [<= 16000] at 16 kHz, aligned as by `align_room`.
+    Returns float32 [<= 16000] at 16 kHz, aligned as by `align_rir`.
 
     rt60       seconds until the sound has fallen by 60 dB; sets the walls' reflectance by Eyring's formula
     distance   metres between talker and microphone, drawn between these where the room allows
@@ -49,7 +49,7 @@ def draw_room(rng: np.random.Generator, rt60: float, distance: tuple[float, floa
     late = np.arange(early, len(response)) / SAMPLE_RATE
     level = np.sqrt(np.mean(response[early // 2 : early] ** 2)) * np.exp(6.9 / rt60 * 0.75 * _EARLY_SECONDS)
     response[early:] = level * np.exp(-6.9 * late / rt60) * rng.standard_normal(len(late))
-    return align_room(response)
+    return align_rir(response)
 
 
 def _reflectance(size: np.ndarray, rt60: float) -> float:
