@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from cslib.checkpoints import load_speaker_encoder
+from cslib.config import Part, UserError, require
 from cslib.data.batches import batches_by_length
-from cslib.data.embeddings import EmbeddingWriter
+from cslib.data.embeddings import EmbeddingWriter, is_complete, manifests, merge_parts, part_path
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.utterances import Utterances
+from cslib.devices import device_named
 from cslib.files import progress
+from cslib.models.base import SpeakerEncoder, StreamEncoder
 
 SHORTEST = SAMPLE_RATE // 2  # samples; what is shorter is repeated, so that strided networks see a few frames
 
@@ -76,6 +80,66 @@ def extract_to(
         seconds = extract(embed, utterances, rows, writer, **how)
     speed = seconds / (time.monotonic() - start)
     print(f"{out}: {len(writer.done):,} of {len(rows):,} utterances, {speed:,.0f} x real time")
+
+
+def extract_set(
+    checkpoint: Path,
+    folder: Path,
+    out: Path,
+    *,
+    batch_seconds: float = 120.0,
+    max_seconds: float = 60.0,
+    streams: str = "dominant",
+    device: str = "auto",
+    workers: int = 2,
+    part: Part | None = None,
+) -> None:
+    """Write the embeddings of a set to <out>.ark and <out>.scp.
+
+    An interrupted call continues where it stopped. A finished one does nothing, unless the checkpoint or the set has
+    changed since. Whichever part ends last joins all of them.
+
+    checkpoint  a final.pt or encoder-*.pt
+    folder      data/<set>
+    streams     "dominant": one embedding per utterance; "all": one per separated stream, [C, E]
+    part        the share of the utterances to embed (None: all of them)
+    Raises UserError for a checkpoint of another kind and for streams that the network does not have.
+    """
+    part = part or Part()
+    utterances = Utterances.open(folder)
+    sources = [checkpoint, *manifests(folder)]
+    here = part_path(out, part)
+    if is_complete(out, sources) or is_complete(here, sources):
+        print(f"{here}: done before, nothing to do")
+    else:
+        on = device_named(device)
+        extract_to(
+            here,
+            sources,
+            embedding_function(load_speaker_encoder(checkpoint, on), streams),
+            utterances,
+            np.arange(len(utterances))[part.slice(len(utterances))],
+            device=on,
+            batch_seconds=batch_seconds,
+            max_seconds=max_seconds,
+            workers=workers,
+        )
+    if part.count > 1 and merge_parts(out, part.count, sources):
+        print(f"{out}.scp: joined from {part.count} parts")
+
+
+def embedding_function(network: nn.Module, streams: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """(audio, lengths) -> [B, E], or [B, C, E] of all streams.
+
+    Raises UserError for an unknown choice, and for all streams of a network that separates nothing.
+    """
+    require(streams in ("dominant", "all"), "streams", streams, "dominant or all")
+    if streams == "dominant":
+        assert isinstance(network, SpeakerEncoder)
+        return network.embed
+    if not isinstance(network, StreamEncoder):
+        raise UserError("streams is all, but this network makes one embedding per utterance; choose dominant")
+    return network.embed_streams
 
 
 class _PaddedBatches(Dataset):

@@ -28,6 +28,15 @@ class SpeakerEncoder(Protocol):
 
 
 @runtime_checkable
+class StreamEncoder(SpeakerEncoder, Protocol):
+    """A separating network that embeds every stream, not only the dominant one."""
+
+    def embed_streams(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """audio [B, T], lengths [B] in samples (None: all full) -> embeddings [B, C, E]."""
+        ...
+
+
+@runtime_checkable
 class Staged(Protocol):
     """A network whose intermediate outputs serve as a feature space."""
 

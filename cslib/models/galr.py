@@ -150,17 +150,22 @@ class SeparativeEncoder(nn.Module):
         return [seen, *(outputs[index] for index in kept)]
 
     @torch.no_grad()
-    def embed(self, audio: Tensor, lengths: Tensor | None = None, streams: str = "dominant") -> Tensor:
-        """audio [B, T], lengths [B] -> [B, E] of the stream with more energy, or [B, C, E] of "all" streams.
+    def embed_streams(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """audio [B, T], lengths [B] in samples (None: all full) -> unit-length embeddings [B, C, E] of all streams.
 
-        SI-SNR leaves the scale of a stream open, so its energy is taken after the least-squares fit of the
-        streams to the input. Streams of different windows cannot be told to be the same: of "all", a long
-        recording is embedded whole.
+        A long recording is embedded whole: which stream is which speaker may change from one window to the next.
+        """
+        return self(audio, lengths)[1]
+
+    @torch.no_grad()
+    def embed(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """audio [B, T], lengths [B] in samples (None: all full) -> embeddings [B, E] of the stream with more energy.
+
+        SI-SNR leaves the scale of a stream open. Its energy is therefore measured after a least-squares fit of the
+        streams to the input.
         """
         if lengths is None:
             lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
-        if streams == "all":
-            return self(audio, lengths)[1]
         embeddings = audio.new_zeros(len(audio), self.embedding_size, dtype=torch.float32)
         long = lengths > self.config.max_seconds * 16000
         for items, embed in ((~long, self._embed_dominant), (long, self._embed_long)):

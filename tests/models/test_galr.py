@@ -183,7 +183,7 @@ def test_embed_takes_the_embedding_of_the_louder_stream(monkeypatch):
     monkeypatch.setattr(model, "forward", lambda mixture, lengths=None: (streams, embeddings))
     chosen = model.embed(mixtures)
     torch.testing.assert_close(chosen, torch.stack([embeddings[0, 0], embeddings[1, 1]]))
-    torch.testing.assert_close(model.embed(mixtures, streams="all"), embeddings)
+    torch.testing.assert_close(model.embed_streams(mixtures), embeddings)
 
 
 def test_long_recordings_are_embedded_in_half_overlapping_windows(monkeypatch):
