@@ -17,8 +17,8 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.data.pairs import PairedUtterances
-from cslib.feature_spaces.base import SpaceConfig, open_space
-from cslib.feature_spaces.space_check import check_space, doubts, table
+from cslib.feature_spaces.base import FeatureSpaceConfig, open_feature_space
+from cslib.feature_spaces.check import check_feature_space, doubts, table
 from cslib.files import warn
 
 
@@ -26,7 +26,7 @@ from cslib.files import warn
 class Options:
     pairs: Path | None = None  # data/<corpus>/<set>, not the one that is tested on; without it the space is only opened
     negatives: list[Path] = field(default_factory=list)  # folders with <set>/<id>.wav
-    space: SpaceConfig = field(default_factory=SpaceConfig)  # what features are compared
+    space: FeatureSpaceConfig = field(default_factory=FeatureSpaceConfig)  # what features are compared
     recordings: int = 100  # how many of the set, spread over it evenly
     device: str = "cpu"  # cpu, cuda, cuda:1, ...
 
@@ -34,13 +34,13 @@ class Options:
 def main(options: Options) -> None:
     if options.recordings < 3:
         raise UserError(f"--recordings {options.recordings}: a correlation needs 3 or more")
-    space = open_space(options.space)
+    space = open_feature_space(options.space)
     if not options.pairs:
         print(f"space {options.space.name}: {space.groups} groups of features")
         return
     pairs = PairedUtterances.open(options.pairs, [folder / options.pairs.name for folder in options.negatives])
     rows = np.unique(np.linspace(0, len(pairs) - 1, options.recordings).round().astype(int))
-    checks = check_space(space, pairs, rows, options.device)
+    checks = check_feature_space(space, pairs, rows, options.device)
     print(table(checks))
     for doubt in doubts(checks):
         warn(doubt)

@@ -30,7 +30,7 @@ from cslib.datasets.augmentation import to_float
 from cslib.evaluation.enhanced_folders import Scores, measured_in_all, resampled_means
 from cslib.evaluation.spectrogram_plots import plot_spectrograms
 from cslib.evaluation.speech_quality import HEADLINE, MEASURES
-from cslib.feature_spaces.base import SpaceConfig, describe
+from cslib.feature_spaces.base import FeatureSpaceConfig, describe
 from cslib.files import read_json, write_json
 from cslib.provenance import commit
 
@@ -49,7 +49,7 @@ class Options:
     test: Path  # data/<corpus>/test, the pairs that were scored
     noisy: Path  # their scores before they were enhanced
     mixing: str = "once"  # of the training pairs: once, or anew for every crop
-    space: SpaceConfig | None = None  # what features the regulariser compared
+    space: FeatureSpaceConfig | None = None  # what features the regulariser compared
     negatives: str = ""  # networks that made them, by the share of the steps, in percent, that each learnt for
     recipe: str = "voicebank"  # folder of the recipe under egs/
     systems: str = ""  # which of the scores, with commas between; all of them without it

@@ -93,7 +93,7 @@ def training_line(config: dict[str, Any], step: int | None) -> str:
 
 
 def differing(values: dict[str, Any], default: Any, prefix: str = "") -> str:
-    """Those of a section's values that the dataclass `default` has otherwise: `blocks [1, 1], views.long_crops 2`."""
+    """Those of a section's values that the dataclass `default` has otherwise: `blocks [1, 1], views.global_crops 2`."""
     known, told = to_dict(default), []
     for name, value in values.items():
         if is_dataclass(getattr(default, name, None)) and isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Multi-crop views (Caron et al. 2020, section 3.4): long and short crops of an utterance, each degraded by itself.
+"""Multi-crop views (Caron et al. 2020, section 3.4): global and local crops of an utterance, each degraded by itself.
 
 Every item is a pure function of (seed, index).
 """
@@ -20,24 +20,24 @@ from cslib.datasets.augmentation import AugmentConfig, draw_channel, draw_degrad
 from cslib.models.layers.features import without_silence
 
 MOST_SEARCHED = 60 * SAMPLE_RATE  # samples of a recording that are searched for speech at a time
-APART = 5  # places drawn for the long crops when they shall not overlap much: the outermost are taken
+APART = 5  # places drawn for the global crops when they shall not overlap much: the outermost are taken
 
 
 @dataclass
 class ViewConfig:
-    long_crops: int = 2  # of each utterance, seen by student and teacher; 2 or more
-    long_seconds: float = 4.0  # an utterance that is shorter is repeated
-    short_crops: int = 4  # of each utterance, seen by the student alone
-    short_seconds: float = 2.0
-    reduce_overlap_p: float = 0.0  # probability that the long crops are the outermost of five, not independent
+    global_crops: int = 2  # of each utterance, seen by student and teacher; 2 or more
+    global_seconds: float = 4.0  # an utterance that is shorter is repeated
+    local_crops: int = 4  # of each utterance, seen by the student alone
+    local_seconds: float = 2.0
+    reduce_overlap_p: float = 0.0  # probability that the global crops are the outermost of five, not independent
     delete_silence: bool = False  # crops are of what an energy VAD takes for speech, joined (Cho et al.)
-    clean_teacher: bool = False  # the teacher hears the long crops as recorded, the student degraded (SDPN)
+    clean_teacher: bool = False  # the teacher hears the global crops as recorded, the student degraded (SDPN)
     positives: str = "utterance"  # what crops are of: utterance, or cluster (two utterances of one label)
 
     def __post_init__(self) -> None:
-        _require(self.long_crops >= 2, "long_crops", self.long_crops, "2 or more")
-        _require(self.short_crops >= 0, "short_crops", self.short_crops, "0 or more")
-        for name in ("long_seconds", "short_seconds"):
+        _require(self.global_crops >= 2, "global_crops", self.global_crops, "2 or more")
+        _require(self.local_crops >= 0, "local_crops", self.local_crops, "0 or more")
+        for name in ("global_seconds", "local_seconds"):
             good = 0.025 <= getattr(self, name) < math.inf
             _require(good, name, getattr(self, name), "0.025 or more, the length of a frame")
         chance = self.reduce_overlap_p
@@ -51,16 +51,16 @@ def _require(good: bool, name: str, value: object, wanted: str) -> None:
 
 
 class Views(Dataset):
-    """Long and short crops of each utterance, with all that is needed to degrade them on the device.
+    """Global and local crops of each utterance, with all that is needed to degrade them on the device.
 
     labels    int64 [n] label of each utterance, -1 = none, for positives: cluster. The even and the odd crops of an
               item then come from two different utterances of its label, if that has two; else from one.
     held_out  int64 rows of utterances that no crop is taken of
 
-    An item holds, of M long and S short crops: long int16 [M, T]; long_channel [M, K]; long_noise int16 [M, T],
-    long_snr [M] and long_rir [M, R] (see cslib/datasets/augmentation.py); the same of the short ones as short, ..., if
-    there are any; ids, the names of the utterances. Starts are independent and uniform; an utterance shorter than a
-    crop is repeated, not padded (see random_crop in cslib/datasets/crops.py).
+    An item holds, of M global crops: global int16 [M, T]; global_channel [M, K]; global_noise int16 [M, T], global_snr
+    [M] and global_rir [M, R] (see cslib/datasets/augmentation.py); the same of the local crops as local,
+    local_channel, ..., if there are any; ids, the names of the utterances. Starts are independent and uniform; an
+    utterance shorter than a crop is repeated, not padded (see random_crop in cslib/datasets/crops.py).
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class Views(Dataset):
         self.seed = seed
         held_out = np.empty(0, np.int64) if held_out is None else held_out
         self.rows = np.setdiff1d(np.arange(len(utterances)), held_out)
-        counts = {"long": config.long_crops, "short": config.short_crops}
-        seconds = {"long": config.long_seconds, "short": config.short_seconds}
-        # Of every crop of an item, the long ones first: its kind and its length in samples.
+        counts = {"global": config.global_crops, "local": config.local_crops}
+        seconds = {"global": config.global_seconds, "local": config.local_seconds}
+        # Of every crop of an item, the global ones first: its kind and its length in samples.
         self.kinds = [kind for kind, count in counts.items() for _ in range(count)]
         self.frames = np.array([round(seconds[kind] * SAMPLE_RATE) for kind in self.kinds])
         self.labels = labels if config.positives == "cluster" else None
@@ -145,7 +145,7 @@ class Views(Dataset):
     def _places(self, rng: np.random.Generator) -> np.ndarray:
         """Where each crop begins, float [M + S] in [0, 1): see `read_crops`."""
         places = rng.random(len(self.kinds))
-        count = self.config.long_crops
+        count = self.config.global_crops
         if rng.random() < self.config.reduce_overlap_p:
             drawn = np.sort(rng.random(max(APART, count)))
             places[:count] = drawn[np.linspace(0, len(drawn) - 1, count).round().astype(int)]

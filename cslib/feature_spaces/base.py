@@ -1,6 +1,6 @@
 """Feature spaces in which enhanced speech is compared with clean and with noisy speech, found by name in a config.
 
-A file cslib/feature_spaces/<name>.py defines build(config: SpaceConfig) -> nn.Module: audio [B, T] in, a list of
+A file cslib/feature_spaces/<name>.py defines build(config: FeatureSpaceConfig) -> nn.Module: audio [B, T] in, a list of
 groups of features [B, ...] out, and `groups`, how many. It may have `group_weights`, how much each of them counts, of
 sum 1; else all count alike. Nothing else has to be touched.
 """
@@ -20,7 +20,7 @@ DITHER = 10 ** (-70 / 20)  # root mean square; a quiet room
 
 
 @dataclass
-class SpaceConfig:
+class FeatureSpaceConfig:
     name: str = "encoder"  # encoder: our own, label-free | torchaudio: wav2vec 2.0, HuBERT, WavLM | logmel
     checkpoint: Path | None = None  # encoder: final.pt of its training; torchaudio: the bundle's weights, a local file
     bundle: str | None = None  # torchaudio: which model, as torchaudio.pipelines has it (default: WAV2VEC2_BASE)
@@ -37,7 +37,7 @@ class SpaceConfig:
                 raise UserError(f"space.{name}: the space {self.name} has no use for it; leave it out")
 
 
-def describe(config: SpaceConfig) -> str:
+def describe(config: FeatureSpaceConfig) -> str:
     """What results call a space: `logmel`, `WAV2VEC2_BASE` or, of an encoder of our own, `dino resnet, 300 steps`."""
     if config.name != "encoder" or config.checkpoint is None:
         return config.bundle or ("WAV2VEC2_BASE" if config.name == "torchaudio" else config.name)
@@ -46,12 +46,12 @@ def describe(config: SpaceConfig) -> str:
     return f"{' '.join(filter(None, names))}, {state.get('step', 0):,} steps"
 
 
-def open_space(config: SpaceConfig) -> Space:
+def open_feature_space(config: FeatureSpaceConfig) -> FeatureSpace:
     """Raises UserError when there is no such space, or its checkpoint is absent or of another kind."""
-    return Space(find("feature_spaces", config.name).build(config))
+    return FeatureSpace(find("feature_spaces", config.name).build(config))
 
 
-class Space:
+class FeatureSpace:
     """A network that describes audio and never changes: in eval mode, in float32, without gradients of its own.
 
     It is no nn.Module, so that it is part of no checkpoint, optimiser, parameter count or `train()` of the objective

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from cslib.checkpoints import load_encoder
 from cslib.config import UserError
 from cslib.data.manifests import SAMPLE_RATE
-from cslib.feature_spaces.base import SpaceConfig
+from cslib.feature_spaces.base import FeatureSpaceConfig
 from cslib.models.base import Staged
 
 
-def build(config: SpaceConfig) -> EncoderStages:
+def build(config: FeatureSpaceConfig) -> EncoderStages:
     config.refuse("bundle", "groups")
     if config.checkpoint is None:
         raise UserError(

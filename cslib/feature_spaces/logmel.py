@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cslib.feature_spaces.base import SpaceConfig
+from cslib.feature_spaces.base import FeatureSpaceConfig
 from cslib.models.layers.features import LogMel
 
 
-def build(config: SpaceConfig) -> LogMelPyramid:
+def build(config: FeatureSpaceConfig) -> LogMelPyramid:
     config.refuse("checkpoint", "bundle")
     return LogMelPyramid(config.groups or 4)
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from cslib.config import UserError
 from cslib.data.manifests import SAMPLE_RATE
-from cslib.feature_spaces.base import SpaceConfig
+from cslib.feature_spaces.base import FeatureSpaceConfig
 
 
-def build(config: SpaceConfig) -> LayerGroups:
+def build(config: FeatureSpaceConfig) -> LayerGroups:
     pipelines, name = torchaudio.pipelines, config.bundle or "WAV2VEC2_BASE"
     known = [each for each in pipelines.__all__ if isinstance(getattr(pipelines, each), pipelines.Wav2Vec2Bundle)]
     if name not in known:

@@ -37,11 +37,11 @@ def objective_named(name: str) -> type[Objective]:
 
 @dataclass
 class Losses:
-    """What one step gives back: the scalar to minimise, its parts and signs of health to log (detached)."""
+    """What one step gives back: the scalar to minimise, its parts and diagnostics to log (detached)."""
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
-    health: dict[str, Tensor] = field(default_factory=dict)
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Objective(nn.Module):
     def warning(self, means: dict[str, float]) -> str | None:
         """What is wrong and what to try, when the means since the last log line say that the training goes astray.
 
-        means  "loss" and every part and sign of health, by name
+        means  "loss" and every part and diagnostic, by name
         """
         return None
 

@@ -376,7 +376,7 @@ class _Log:
         return batch
 
     def add(self, step: int, losses: Losses, norm: Tensor, rate: float) -> None:
-        values = {"loss": losses.total.detach(), **losses.parts, **losses.health, "gradient_norm": norm.detach()}
+        values = {"loss": losses.total.detach(), **losses.parts, **losses.diagnostics, "gradient_norm": norm.detach()}
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + torch.as_tensor(value, dtype=torch.float32)
         self.count += 1

@@ -217,7 +217,7 @@ if stage 4 "arms: ${regularised[*]:-none}" && [ ${#regularised[@]} -gt 0 ]; then
   [ -z "$space" ] || [ "$space" = logmel ] || reads "$space"
   run local/check_space.py --pairs "$data/valid" --negatives "[$enhanced]" "${in_space[@]}" --device "$device"
   for arm in "${regularised[@]}"; do
-    train "$exp/$arm" "$arm" "${in_space[@]/#--space./--objective.regulariser.space.}" \
+    train "$exp/$arm" "$arm" "${in_space[@]/#--space./--objective.regulariser.feature_space.}" \
       --objective.negatives "[$negative_list]"
   done
 fi

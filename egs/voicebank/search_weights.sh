@@ -40,10 +40,10 @@ done
 config=$from/none/config.yaml   # the network and the steps of the run
 [ -f "$config" ] || fail "--from: there is no $config: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
 space=${space:-$from/space/checkpoints/final.pt} exp=${exp:-${from}_weights}
-in_space=(--objective.regulariser.space.name encoder --objective.regulariser.space.checkpoint "$space")
-[ -z "$bundle" ] || in_space=(--objective.regulariser.space.name torchaudio
-  --objective.regulariser.space.checkpoint "$space" --objective.regulariser.space.bundle "$bundle")
-[ "$space" != logmel ] || in_space=(--objective.regulariser.space.name logmel)
+in_space=(--objective.regulariser.feature_space.name encoder --objective.regulariser.feature_space.checkpoint "$space")
+[ -z "$bundle" ] || in_space=(--objective.regulariser.feature_space.name torchaudio
+  --objective.regulariser.feature_space.checkpoint "$space" --objective.regulariser.feature_space.bundle "$bundle")
+[ "$space" != logmel ] || in_space=(--objective.regulariser.feature_space.name logmel)
 arm_configs=egs/voicebank/conf/arms
 for file in "$space" "${arms_asked[@]/%/.yaml}"; do
   [[ $file == logmel || -f $file || -f $arm_configs/$file ]] ||
@@ -80,7 +80,7 @@ done
 cslib_also_needs egs/voicebank/requirements.txt
 printf -v enhanced ', "%s"' "${graded[@]/%//enhanced}"
 python local/check_space.py --pairs "$data/valid" --negatives "[${enhanced#, }]" \
-  "${in_space[@]/#--objective.regulariser.space./--space.}" --device "$device" ||
+  "${in_space[@]/#--objective.regulariser.feature_space./--space.}" --device "$device" ||
   fail "--data: $data does not hold the pairs that $from learnt from, or the space cannot be opened, see above"
 export OMP_NUM_THREADS=1
 

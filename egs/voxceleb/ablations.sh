@@ -21,9 +21,9 @@
 #     slow_teacher   its momentum as in the paper
 #     no_head_norm   no normalisation in the head, as in the paper
 #     clean_teacher  it hears the crops as they were recorded
-#     spread         with the variance and covariance terms of RDINO
+#     variance_covariance    with the variance-covariance loss of RDINO
 #     no_koleo       without pushing each embedding from its nearest neighbour in the batch
-#     no_evenness    without asking for prototypes to be used evenly
+#     no_me_max      without me-max, which asks for prototypes to be used evenly
 #     dino_csc       with mixtures of two talkers: separation as an auxiliary objective
 #   positives      a finished DINO goes on: --from
 #     utterance      its crops are of one utterance, as before
@@ -65,7 +65,7 @@ parse_options "$@"
 
 case $table in
   csc) base=csc defaults="attention mean table no_separation no_contrast supervised" ;;
-  dino) base=dino defaults="dino centred slow_teacher no_head_norm clean_teacher spread no_koleo no_evenness dino_csc" ;;
+  dino) base=dino defaults="dino centred slow_teacher no_head_norm clean_teacher variance_covariance no_koleo no_me_max dino_csc" ;;
   positives) base=dino defaults="utterance cluster" ;;
   clusters) base=round defaults="silhouette stability threshold fixed_50 fixed_100 fixed_200" ;;
   noisy_labels) base=round

@@ -13,7 +13,7 @@ CONFIG = {
     "seed": 3,
     "augment": {"reverb_p": 0.25},
     "training": {"steps": 1500, "batch_size": 32, "learning_rate": 0.005},
-    "objective": {"name": "dino", "prototypes": 128, "views": {"long_crops": 7}},
+    "objective": {"name": "dino", "prototypes": 128, "views": {"global_crops": 7}},
 }
 INPUTS = {
     "utterances": "1d2630fbe9bc8bd98ca5",
@@ -46,7 +46,7 @@ def test_everything_that_a_checkpoint_knows_of_itself(final, capsys):
         "resnet with num_mels 24, channels [4, 6], blocks [1, 1], stem_stride 2, "
         f"embedding_size 8; {parameters:,} parameters"
     )
-    assert lines["method"] == "dino with prototypes 128, views.long_crops 7"
+    assert lines["method"] == "dino with prototypes 128, views.global_crops 7"
     assert lines["training"] == "step 1,500 of 1,500, batches of 32, learning_rate 0.005, seed 3"
     assert lines["augment"] == "reverb_p 0.25"
     assert lines["data"] == (

@@ -38,7 +38,7 @@ def banks(tmp_path):
 
 
 def views(utterances, banks=None, seed=0, labels=None, **config):
-    config = {"long_seconds": 0.5, "short_seconds": 0.25, **config}
+    config = {"global_seconds": 0.5, "local_seconds": 0.25, **config}
     return Views(utterances, banks or Banks(), ViewConfig(**config), AugmentConfig(channel_p=0.5), seed, labels)
 
 
@@ -61,14 +61,14 @@ def test_an_item_depends_on_seed_and_index_alone(utterances, banks):
 
 
 def test_items_have_the_shapes_that_are_promised_and_make_batches(utterances, banks):
-    dataset = views(utterances, banks, short_crops=3)
+    dataset = views(utterances, banks, local_crops=3)
     batch = default_collate([dataset[index] for index in range(4)])
-    for kind, count, frames in (("long", 2, 8000), ("short", 3, 4000)):
+    for kind, count, frames in (("global", 2, 8000), ("local", 3, 4000)):
         assert batch[kind].shape == batch[f"{kind}_noise"].shape == (4, count, frames)
         assert str(batch[kind].dtype) == str(batch[f"{kind}_noise"].dtype) == "torch.int16"
         assert batch[f"{kind}_snr"].shape == (4, count) and batch[f"{kind}_rir"].shape == (4, count, 8000)
         assert batch[f"{kind}_channel"].shape == (4, count, CHANNEL_TAPS)
-    assert not any(name.startswith("short") for name in views(utterances, short_crops=0)[0])
+    assert not any(name.startswith("local") for name in views(utterances, local_crops=0)[0])
 
 
 def test_every_utterance_comes_once_per_pass_in_a_new_order(utterances):
@@ -81,7 +81,7 @@ def test_crops_are_unbroken_stretches_of_the_named_utterance(utterances):
     for index in range(12):
         item = views(utterances)[index]
         row = int(item["ids"][1:])
-        for crop in [*item["long"], *item["short"]]:
+        for crop in [*item["global"], *item["local"]]:
             assert (crop // 4000 == row).all()
             if len(crop) <= LENGTHS[row]:
                 assert (np.diff(crop) % 4000 == 1).all()
@@ -90,11 +90,11 @@ def test_crops_are_unbroken_stretches_of_the_named_utterance(utterances):
 def test_crops_of_an_item_begin_and_are_degraded_each_by_itself(utterances, banks):
     drawn = [views(utterances, banks)[index] for index in range(30)]
     long = [item for item in drawn if LENGTHS[int(item["ids"][1:])] == 20000]
-    assert all(not np.array_equal(*item["long"]) for item in long)
-    assert all(len(np.unique(item["short"][:, 0])) > 1 for item in long)
+    assert all(not np.array_equal(*item["global"]) for item in long)
+    assert all(len(np.unique(item["local"][:, 0])) > 1 for item in long)
     for name in ("channel", "noise", "rir"):
-        assert sum(not np.array_equal(*item[f"long_{name}"]) for item in drawn) > 10
-    assert len({tuple(item["short_snr"]) for item in drawn}) > 20
+        assert sum(not np.array_equal(*item[f"global_{name}"]) for item in drawn) > 10
+    assert len({tuple(item["local_snr"]) for item in drawn}) > 20
 
 
 def test_starts_are_uniform_from_the_first_to_the_last_possible(utterances):
@@ -144,10 +144,10 @@ def test_crops_without_silence_are_of_what_is_loud(tmp_path):
         soundfile.write(tmp_path / f"{name}.flac", audio.astype(np.int16), 16000)
         entries.append(Entry(name, tmp_path / f"{name}.flac", len(audio)))
     write_set(tmp_path / "set", entries)
-    made = views(Utterances.open(tmp_path / "set"), delete_silence=True, long_seconds=1.5)
+    made = views(Utterances.open(tmp_path / "set"), delete_silence=True, global_seconds=1.5)
     for item in (made[index] for index in range(12)):
-        voiced = np.abs(item["long"]).reshape(2, -1, 160).max(2) > 0
-        assert item["long"].shape == (2, 24000) and item["short"].shape[1] == 4000
+        voiced = np.abs(item["global"]).reshape(2, -1, 160).max(2) > 0
+        assert item["global"].shape == (2, 24000) and item["local"].shape[1] == 4000
         assert voiced.mean() > 0.9 if item["ids"] == "u0" else not voiced.any()  # a few frames beside speech stay
 
 
@@ -182,10 +182,10 @@ def test_cluster_positives_come_from_two_utterances_of_one_label(utterances):
         item = dataset[index]
         names = [int(name[1:]) for name in item["ids"].split()]
         if LABELS[names[0]] < 0:
-            assert names == [4] and (owners(item["long"]) == 4).all()
+            assert names == [4] and (owners(item["global"]) == 4).all()
             continue
         assert len(names) == 2 and names[0] != names[1] and LABELS[names[0]] == LABELS[names[1]]
-        assert owners(item["long"]).tolist() == names and owners(item["short"]).tolist() == names * 2
+        assert owners(item["global"]).tolist() == names and owners(item["local"]).tolist() == names * 2
         partners.setdefault(names[0], set()).add(names[1])
     assert partners == {0: {1, 2}, 1: {0, 2}, 2: {0, 1}, 3: {5}, 5: {3}}
 
@@ -202,10 +202,10 @@ def test_labels_are_ignored_unless_asked_for(utterances):
 @pytest.mark.parametrize(
     "option, value",
     [
-        ("long_crops", 1),
-        ("short_crops", -1),
-        ("long_seconds", 0.0),
-        ("short_seconds", float("inf")),
+        ("global_crops", 1),
+        ("local_crops", -1),
+        ("global_seconds", 0.0),
+        ("local_seconds", float("inf")),
         ("reduce_overlap_p", 1.5),
         ("positives", "speaker"),
     ],

@@ -10,8 +10,8 @@ import torchaudio
 from cslib import checkpoints
 from cslib.config import UserError
 from cslib.data.pairs import PairedUtterances
-from cslib.feature_spaces.base import SpaceConfig, distances, open_space
-from cslib.feature_spaces.space_check import check_space, doubts, table
+from cslib.feature_spaces.base import FeatureSpaceConfig, distances, open_feature_space
+from cslib.feature_spaces.check import check_feature_space, doubts, table
 from cslib.feature_spaces.torchaudio import LayerGroups
 from cslib.models import galr, mask_gru, resnet
 from tests.tiny_pairs import make_negative, make_pairs
@@ -91,15 +91,17 @@ def bundle_of(monkeypatch, tmp_path, params=TINY, kind="Wav2Vec2", normalise=Fal
 def space(request, tmp_path, monkeypatch):
     kind = request.param
     if kind in NETWORKS:
-        return open_space(SpaceConfig("encoder", final(tmp_path, kind)))
+        return open_feature_space(FeatureSpaceConfig("encoder", final(tmp_path, kind)))
     if kind == "logmel":
-        return open_space(SpaceConfig("logmel", groups=3))
+        return open_feature_space(FeatureSpaceConfig("logmel", groups=3))
     variants = {
         "wav2vec2": (TINY, "Wav2Vec2", False),
         "large": (TINY, "Wav2Vec2", True),
         "wavlm": (WAVLM, "WavLM", False),
     }
-    return open_space(SpaceConfig("torchaudio", bundle_of(monkeypatch, tmp_path, *variants[kind]), groups=2))
+    return open_feature_space(
+        FeatureSpaceConfig("torchaudio", bundle_of(monkeypatch, tmp_path, *variants[kind]), groups=2)
+    )
 
 
 def test_a_gradient_reaches_the_audio_and_not_the_space(space):
@@ -167,13 +169,13 @@ def test_no_stage_is_given_twice(shared, speaker, groups):
 
 
 def test_recurrences_alone_are_in_train_mode_and_without_dropout(tmp_path):
-    network = open_space(SpaceConfig("encoder", final(tmp_path, "galr"))).network
+    network = open_feature_space(FeatureSpaceConfig("encoder", final(tmp_path, "galr"))).network
     training = [module for module in network.modules() if module.training]
     assert training and all(isinstance(module, torch.nn.LSTM) and module.dropout == 0 for module in training)
 
 
 def test_a_group_is_the_mean_of_its_layers(monkeypatch, tmp_path):
-    space = open_space(SpaceConfig("torchaudio", bundle_of(monkeypatch, tmp_path), groups=2))
+    space = open_feature_space(FeatureSpaceConfig("torchaudio", bundle_of(monkeypatch, tmp_path), groups=2))
     seen = []
     for layer in space.network.model.encoder.transformer.layers:
         layer.register_forward_hook(lambda _, __, output: seen.append(output[0]))
@@ -199,7 +201,7 @@ def test_the_bundle_itself_would_normalise_over_the_batch(monkeypatch, tmp_path)
     bundled = torchaudio.pipelines.WAV2VEC2_BASE.get_model(
         dl_kwargs={"model_dir": str(path.parent), "file_name": path.name}
     )
-    space = open_space(SpaceConfig("torchaudio", path, groups=1))
+    space = open_feature_space(FeatureSpaceConfig("torchaudio", path, groups=1))
     audio = torch.cat([noise(1, 8000), 10 * noise(1, 8000, seed=2)])
     assert space.network.normalised and not hasattr(space.network.model, "normalize_waveform")
     together, alone = bundled.extract_features(audio)[0][0][:1], bundled.extract_features(audio[:1])[0][0]
@@ -224,24 +226,24 @@ def test_what_is_missing_is_said_in_one_sentence_and_never_fetched(values, told,
     if "checkpoint" in values:
         values["checkpoint"] = tmp_path / values["checkpoint"]
     with pytest.raises(UserError, match=told) as error:
-        open_space(SpaceConfig(**values))
+        open_feature_space(FeatureSpaceConfig(**values))
     assert "\n" not in str(error.value)
 
 
 def test_a_checkpoint_of_another_kind_is_refused(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="MaskGru, has no stages"):
-        open_space(SpaceConfig("encoder", final(tmp_path, "mask_gru")))
+        open_feature_space(FeatureSpaceConfig("encoder", final(tmp_path, "mask_gru")))
     path = bundle_of(monkeypatch, tmp_path)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
     (tmp_path / "damaged.pth").write_bytes(b"PK damaged")
     torch.save([1, 2], tmp_path / "list.pth")
     for name in ("other.pth", "damaged.pth", "list.pth"):
         with pytest.raises(UserError, match="damaged, or not the weights of WAV2VEC2_BASE"):
-            open_space(SpaceConfig("torchaudio", tmp_path / name))
+            open_feature_space(FeatureSpaceConfig("torchaudio", tmp_path / name))
     with pytest.raises(UserError, match="6 groups of 5 layers"):
-        open_space(SpaceConfig("torchaudio", path, groups=6))
+        open_feature_space(FeatureSpaceConfig("torchaudio", path, groups=6))
     with pytest.raises(UserError, match="groups: 0"):
-        SpaceConfig("logmel", groups=0)
+        FeatureSpaceConfig("logmel", groups=0)
 
 
 def test_distances_are_means_over_each_item():
@@ -255,12 +257,14 @@ def test_the_check_tells_how_distances_follow_noise_and_level(tmp_path):
     pairs = make_pairs(tmp_path / "valid", count=6)
     folders = [make_negative(tmp_path / f"times{factor}", pairs, factor) / "valid" for factor in (0.3, 3.0)]
     opened = PairedUtterances.open(pairs, folders)
-    logmel = check_space(open_space(SpaceConfig("logmel", groups=2)), opened, range(6))
+    logmel = check_feature_space(open_feature_space(FeatureSpaceConfig("logmel", groups=2)), opened, range(6))
     assert len(logmel) == 2
     for check in logmel:
         assert check.distance > 0 and check.snr_correlation < -0.9
         assert check.closer == [1.0, 0.0] and check.gain_change > 0.05
-    invariant = check_space(open_space(SpaceConfig("encoder", final(tmp_path, "galr"))), opened, [0, 3, 5])
+    invariant = check_feature_space(
+        open_feature_space(FeatureSpaceConfig("encoder", final(tmp_path, "galr"))), opened, [0, 3, 5]
+    )
     assert max(check.gain_change for check in invariant) < 0.03
     told = doubts(logmel)
     assert len(told) == 1 and told[0].startswith(

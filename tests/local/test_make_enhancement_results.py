@@ -10,7 +10,7 @@ import torch
 from cslib.config import UserError
 from cslib.evaluation.enhanced_folders import Scores
 from cslib.evaluation.speech_quality import HEADLINE, MEASURES
-from cslib.feature_spaces.base import SpaceConfig
+from cslib.feature_spaces.base import FeatureSpaceConfig
 from cslib.models import mask_gru
 from local import make_enhancement_results as script
 from local import tabulate_scores
@@ -56,7 +56,7 @@ def test_rows_gains_and_picture(options, capsys):
         {"config": config, "step": 70, "encoder": mask_gru.build(mask_gru.Config(hidden=4, layers=1)).state_dict()},
         options.exp / "cr/checkpoints/final.pt",
     )
-    script.main(replace(options, space=SpaceConfig("logmel"), negatives="10 35"))
+    script.main(replace(options, space=FeatureSpaceConfig("logmel"), negatives="10 35"))
     results = json.loads((options.exp / "results.json").read_text())
     costs = {
         row["system"]: (row["parameters"], row["real_time_factor"]) for row in results["rows"] if "parameters" in row

@@ -139,7 +139,7 @@ PAIRED = """
 objective:
   name: ccr
   pairs: {crop_seconds: 0.3}
-  regulariser: {mode: ccr, warmup_steps: 1, space: {name: logmel, groups: 1}}
+  regulariser: {mode: ccr, warmup_steps: 1, feature_space: {name: logmel, groups: 1}}
   validation: {measure: si_sdr, recordings: 2, every: 2}
 network: {name: mask_gru, hidden: 4, layers: 1}
 training: {steps: 3, batch_size: 2, checkpoint_every: 2, log_every: 1, workers: 0}

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tests.objectives.test_dino import batch_of, objective, steps, task  # noqa: F401
 from torch import nn
 
 from cslib.config import UserError
 from cslib.data.manifests import Entry, write_set
 from cslib.data.utterances import Utterances
 from cslib.objectives.retrieval import SECONDS, Retrieval
+from tests.objectives.dino.test_dino import batch_of, objective, steps, task  # noqa: F401
 
 LENGTHS = [160_000, 40_000, 40_000, 160_000, 40_001, 39_000, 50_000, 60_000]
 
@@ -74,6 +74,6 @@ def test_dino_never_trains_on_what_it_holds_out_and_measures_now_and_then(task, 
     assert heard == {f"u{n}" for n in range(8)} - held_out
     measured = []
     dino.retrieval.measure = measured.append
-    shares = [losses.health["retrieval"].item() for losses in steps(dino, 3, batch_of(dino))]
+    shares = [losses.diagnostics["retrieval"].item() for losses in steps(dino, 3, batch_of(dino))]
     assert measured == [dino.teacher_encoder] and shares == [0.5] * 3, "until it is measured it is that of chance"
-    assert "retrieval" not in steps(objective(task, views={"positives": "cluster"}), 1)[0].health
+    assert "retrieval" not in steps(objective(task, views={"positives": "cluster"}), 1)[0].diagnostics

@@ -26,7 +26,7 @@ from cslib.datasets.levels import at_level
 from cslib.datasets.mixed_pairs import MixedPairs
 from cslib.datasets.pairs import PairConfig, Pairs
 from cslib.evaluation.validation import Validation, ValidationConfig
-from cslib.feature_spaces.base import open_space
+from cslib.feature_spaces.base import open_feature_space
 from cslib.models.base import EnhancementNetwork
 from cslib.objectives.base import Losses, Objective, Task
 from cslib.objectives.ccr.loss import reconstruction_loss
@@ -80,7 +80,7 @@ class Ccr(Objective):
         if config.regulariser.mode != "none":
             self.regulariser = ContrastiveRegulariser(
                 config.regulariser,
-                open_space(config.regulariser.space),
+                open_feature_space(config.regulariser.feature_space),
                 len(config.negative_networks) or len(config.enhanced_folders),
             )
         self.negatives = NegativeNetworks(config.negative_networks)
@@ -106,10 +106,10 @@ class Ccr(Objective):
 
     def digests(self) -> dict[str, str | None]:
         """What is read besides the training data, by content: a run with another space is another run."""
-        space = self.config.regulariser.space.checkpoint if self.regulariser else None
+        space = self.config.regulariser.feature_space.checkpoint if self.regulariser else None
         networks = [_digest(path) for path in self.config.negative_networks]
         return {
-            "space": _digest(space) if space else None,
+            "feature_space": _digest(space) if space else None,
             "validation": self.validation.pairs.digest() if self.validation else None,
             **({"negatives": networks} if networks else {}),
         }
@@ -121,9 +121,9 @@ class Ccr(Objective):
         noisy, clean, *negatives = at_level(to_float(signals)).unbind(1)
         enhanced = self.network(noisy).float()
         native, parts = reconstruction_loss(enhanced, clean)
-        health = self._measured()
+        diagnostics = self._measured()
         if self.regulariser is None:
-            return Losses(native, parts, health)
+            return Losses(native, parts, diagnostics)
         measure = self.training and self.step % self.config.regulariser.measure_every == 0
         if self.regulariser.hears_negatives(measure):
             negatives += self.negatives(noisy)
@@ -133,12 +133,12 @@ class Ccr(Objective):
         if measure:
             self.gradient_norms.copy_(torch.stack([gradient_norm(loss, enhanced) for loss in (native, weight * value)]))
         ours, its = self.gradient_norms.clone()
-        health |= signs | {
+        diagnostics |= signs | {
             "regulariser_weight": torch.tensor(weight),
             "native_gradient": ours,
             "regulariser_gradient": its,
         }
-        return Losses(native + weight * value, parts | {"regulariser": weight * value.detach()}, health)
+        return Losses(native + weight * value, parts | {"regulariser": weight * value.detach()}, diagnostics)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -184,12 +184,12 @@ class Ccr(Objective):
         """The qualities to log: of the network now, the best so far, of each negative."""
         if not self.validation:
             return {}
-        health = {"quality": self.quality.clone()}
+        diagnostics = {"quality": self.quality.clone()}
         if self.regulariser is not None:
             curriculum = self.regulariser.curriculum
-            health["best_quality"] = torch.where(curriculum.best.isinf(), self.quality, curriculum.best)
-            health |= {f"quality_{k + 1}": quality for k, quality in enumerate(curriculum.qualities.clone())}
-        return health
+            diagnostics["best_quality"] = torch.where(curriculum.best.isinf(), self.quality, curriculum.best)
+            diagnostics |= {f"quality_{k + 1}": quality for k, quality in enumerate(curriculum.qualities.clone())}
+        return diagnostics
 
 
 class NegativeNetworks:

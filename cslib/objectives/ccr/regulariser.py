@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cslib.config import UserError
-from cslib.feature_spaces.base import Space, SpaceConfig, distances
+from cslib.feature_spaces.base import FeatureSpace, FeatureSpaceConfig, distances
 from cslib.objectives.base import gather
 
 FOLLOWED = 10  # measurements that the strength of cr_matched is a mean of
@@ -47,7 +47,7 @@ class RegulariserConfig:
     gamma: float = 0.25  # a negative weighs 1 - gamma until it is beaten, 1 + gamma then; 0 = fixed weights
     group_weights: list[float] = field(default_factory=list)  # omega, one for each group; none: the space's
     measure_every: int = 50  # steps; how often the gradients of both losses are compared, a backward pass more
-    space: SpaceConfig = field(default_factory=SpaceConfig)  # what features are compared
+    feature_space: FeatureSpaceConfig = field(default_factory=FeatureSpaceConfig)  # what features are compared
 
     def __post_init__(self) -> None:
         demands = [
@@ -121,15 +121,15 @@ class Distances(NamedTuple):
 class ContrastiveRegulariser(nn.Module):
     """The regulariser in any of its modes, with its curriculum."""
 
-    def __init__(self, config: RegulariserConfig, space: Space, negatives: int) -> None:
+    def __init__(self, config: RegulariserConfig, feature_space: FeatureSpace, negatives: int) -> None:
         super().__init__()
-        self.config, self.space, self.curriculum = config, space, Curriculum(negatives)
-        if config.group_weights and len(config.group_weights) != space.groups:
+        self.config, self.feature_space, self.curriculum = config, feature_space, Curriculum(negatives)
+        if config.group_weights and len(config.group_weights) != feature_space.groups:
             raise UserError(
                 f"objective.regulariser.group_weights: there are {len(config.group_weights)}, and the "
-                f"space has {space.groups} groups; give one for each"
+                f"space has {feature_space.groups} groups; give one for each"
             )
-        omega = config.group_weights or space.group_weights
+        omega = config.group_weights or feature_space.group_weights
         self.register_buffer("group_weights", torch.tensor(omega), persistent=False)
         self.register_buffer("factor", torch.tensor(0.0))  # of cr_matched; 0 until it has been measured
         self.register_buffer("followed", torch.tensor(0))  # measurements that it is a mean of
@@ -153,7 +153,7 @@ class ContrastiveRegulariser(nn.Module):
         measure: bool = False,
         warming: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """All [B, T], K negatives -> the loss, without its weight lambda, and signs of health.
+        """All [B, T], K negatives -> the loss, without its weight lambda, and diagnostics.
 
         measure  of cr_matched: compare the gradients anew, for the factor of this step and of those after it
         warming  whether lambda is still rising: near the noisy speech gradients are of another size, and none of that
@@ -169,13 +169,13 @@ class ContrastiveRegulariser(nn.Module):
                 if measure:
                     self._match(loss, self.ratio(found.positive, self.weights() @ found.negative), enhanced, warming)
                 loss = loss * self.factor
-        return loss, self._health(found, denominator)
+        return loss, self._diagnostics(found, denominator)
 
     def compare(self, enhanced: Tensor, clean: Tensor, others: tuple[Tensor, ...]) -> Distances:
         """Distances of the enhanced speech, through which gradients go, to the clean one and to others, all [B, T]."""
-        ours = self.space.features(enhanced)
+        ours = self.feature_space.features(enhanced)
         with torch.no_grad():
-            theirs = [self.space.features(audio) for audio in (clean, *others)]
+            theirs = [self.feature_space.features(audio) for audio in (clean, *others)]
         means = over_processes(torch.stack([distances(ours, features).mean(0) for features in theirs]))
         return Distances(means[0], means[1:])
 
@@ -189,7 +189,7 @@ class ContrastiveRegulariser(nn.Module):
             return torch.ones_like(found.positive)
         if self.config.mode == "literal":
             with torch.no_grad():
-                apart = distances(self.space.features(clean), self.space.features(noisy))
+                apart = distances(self.feature_space.features(clean), self.feature_space.features(noisy))
             return over_processes(apart.mean(0))
         if self.config.mode in ("cr", "cr_matched"):
             return found.negative[0]
@@ -205,17 +205,19 @@ class ContrastiveRegulariser(nn.Module):
         self.factor.copy_(ratio if share == 1 else self.factor ** (1 - share) * ratio**share)
 
     @torch.no_grad()
-    def _health(self, found: Distances, denominator: Tensor) -> dict[str, Tensor]:
+    def _diagnostics(self, found: Distances, denominator: Tensor) -> dict[str, Tensor]:
         """Distances and ratio in every group, and what the curriculum makes of the negatives."""
-        health = {
+        diagnostics = {
             "d_positive": found.positive,
             "denominator": denominator,
             "ratio": found.positive / (denominator + EPSILON),
             "d_noisy": found.negative[0],
         }
         if self.config.mode in ("ccr", "hard_only"):
-            health["d_hard"] = found.negative[1:].mean(0)
-        flat = {f"{name}_{group + 1}": value for name, values in health.items() for group, value in enumerate(values)}
+            diagnostics["d_hard"] = found.negative[1:].mean(0)
+        flat = {
+            f"{name}_{group + 1}": value for name, values in diagnostics.items() for group, value in enumerate(values)
+        }
         if self.config.needs_negatives:
             names = ["weight_noisy", *(f"weight_{k + 1}" for k in range(len(self.curriculum.qualities)))]
             flat |= dict(zip(names, self.weights(), strict=True)) | {"beaten": self.curriculum.beaten.sum()}

@@ -99,17 +99,17 @@ class Csc(Objective):
         embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
         self._last = embeddings.detach(), identity, origin, batch["view"], active & (identity >= 0)
         separation = -global_mean(si_snr, active)
-        contrast, health = self._contrast(embeddings, identity, origin, active)
+        contrast, diagnostics = self._contrast(embeddings, identity, origin, active)
         with torch.no_grad():
             before = pairwise_si_snr(mixture[:, None], targets)[:, 0]
             spread = embeddings[active].float().std(0, correction=0).mean() * embeddings.shape[-1] ** 0.5
-            health |= {
+            diagnostics |= {
                 "si_snr": -separation,
                 "si_snr_improvement": global_mean(si_snr - before, active),
                 "embedding_std": spread,
             }
         total = self.config.separation_weight * separation + self.contrast_weight() * contrast
-        return Losses(total, {"separation": separation.detach(), "contrast": contrast.detach()}, health)
+        return Losses(total, {"separation": separation.detach(), "contrast": contrast.detach()}, diagnostics)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -160,7 +160,7 @@ class Csc(Objective):
         return torch.where(known[:, None, None], cosines, si_snr)
 
     def _contrast(self, embeddings: Tensor, identity: Tensor, origin: Tensor, active: Tensor):
-        """L_csl over the talkers that speak and whose identity was met before, and its signs of health."""
+        """L_csl over the talkers that speak and whose identity was met before, and its diagnostics."""
         queries, identity, origin = embeddings.flatten(0, 1), identity.flatten(), origin.flatten()
         counted = active.flatten() & (identity >= 0)
         if self.config.bank == "batch" and self.config.global_vector != "table":
@@ -173,7 +173,7 @@ class Csc(Objective):
             losses = _with_margin(true, log_sum, self.scale, self.config.table_margin)
         contrast = global_mean(losses, counted)
         with torch.no_grad():
-            health = {
+            diagnostics = {
                 "mi_bound": global_mean(self._surprise(rivals) - losses, counted),
                 "nearest_identity": global_mean((true >= largest - 1e-6).float(), counted),
                 "true_cosine": global_mean(true, counted),
@@ -181,7 +181,7 @@ class Csc(Objective):
                 "alpha": self.scale / 2,
                 "counted": counted.float().mean(),
             }
-        return contrast, health
+        return contrast, diagnostics
 
     def _true_cosine(self, queries: Tensor, identity: Tensor, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cosine [n] of each query to its own global vector, attention entropy, whether there is one."""

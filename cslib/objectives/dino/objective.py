@@ -52,9 +52,9 @@ class Config:
     centre_momentum: float = 0.9  # of that mean of the teacher's logits; nearer to 1 for small batches
     teacher_momentum: tuple[float, float] = (0.996, 1.0)  # of its moving average, first to last; 0.99 on tiny sets
     freeze_last: float = 0.0143  # share of the training in which the student's prototypes stay as they are
-    spread_weight: float = 0.0  # of variance and covariance of the student's embeddings; RDINO has 0.2
+    variance_covariance_weight: float = 0.0  # of variance and covariance of the student's embeddings; RDINO has 0.2
     koleo_weight: float = 0.0  # of keeping neighbours in the batch apart; SDPN has 0.1
-    evenness_weight: float = 0.0  # of the student's using all prototypes evenly; SDPN has 1; a few thousand at most
+    me_max_weight: float = 0.0  # of the student's using all prototypes evenly; SDPN has 1; a few thousand at most
     held_out: int = 0  # utterances, at most one in 20, that are not trained on and tell how far it is: `retrieval` in
     # the log; 0 = none
     held_out_every: int = 100  # steps between two measurements of that
@@ -104,17 +104,17 @@ class Dino(Objective):
         if self.step == 0:
             # A training that starts from another one's encoder finds it in the embedding network, the teacher.
             self.encoder.load_state_dict(self.teacher_encoder.state_dict())
-        crops = [heard(batch, kind) for kind in ("long", "short") if kind in batch]
+        crops = [heard(batch, kind) for kind in ("global", "local") if kind in batch]
         clean = self.config.views.clean_teacher
-        targets, entropy, health = self._teach(to_float(batch["long"]) if clean else crops[0])
+        targets, entropy, diagnostics = self._teach(to_float(batch["global"]) if clean else crops[0])
         # Crops of each length go through the encoder by themselves: that is also what its batch norms see.
         embeddings = torch.cat([_each(self.encoder, audio) for audio in crops], dim=1)  # [B, N, E]
         points, prototypes = self.head(embeddings), self.head.prototypes(frozen=self._frozen())
         distillation = cross_entropy(points, prototypes, targets, self.config.student_temperature)
         total, parts = self._regularised(distillation, embeddings[:, : targets.shape[1]], points, prototypes)
         # Each target stands in equally many pairs, so its mean entropy is that of the pairs.
-        health |= {"teacher_entropy": entropy, "kl": distillation.detach() - entropy}
-        return Losses(total, parts, health), crops[0], targets
+        diagnostics |= {"teacher_entropy": entropy, "kl": distillation.detach() - entropy}
+        return Losses(total, parts, diagnostics), crops[0], targets
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -165,22 +165,22 @@ class Dino(Objective):
 
     @torch.no_grad()
     def _teach(self, audio: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Long crops [B, M, T] -> the teacher's distributions [B, M, K], their mean entropy, its signs of health."""
+        """Long crops [B, M, T] -> the teacher's distributions [B, M, K], their mean entropy, its diagnostics."""
         embeddings = _each(self.teacher_encoder, audio)
         logits = cosines(self.teacher_head(embeddings), self.teacher_head.prototypes())
         centred = (logits - self._middle(logits)) / self.teacher_temperature()
         targets = centred.softmax(-1)
         self._last = logits.flatten(0, 1).mean(0, keepdim=True), targets.argmax(-1).flatten()
         entropy = (centred.logsumexp(-1) - (targets * centred).sum(-1)).mean()
-        health = embedding_health(embeddings.float())
-        health |= {
+        diagnostics = embedding_diagnostics(embeddings.float())
+        diagnostics |= {
             "live_prototypes": (self.wins > math.exp(-1)).float().mean(),  # won once within the window
             "centre_norm": self.centre.norm(),
             "teacher_momentum": torch.tensor(self.momentum()),
         }
         if self.retrieval:
-            health["retrieval"] = self.retrieval.share.clone()
-        return targets, entropy, health
+            diagnostics["retrieval"] = self.retrieval.share.clone()
+        return targets, entropy, diagnostics
 
     def _middle(self, logits: Tensor) -> Tensor:
         """What is taken from the teacher's logits [B, M, K] lest prototypes win too often, [K]."""
@@ -195,15 +195,15 @@ class Dino(Objective):
         """The loss with what is to be added to it, and its parts; embeddings [B, M, E] of the student's long crops."""
         total, parts = distillation, {"distillation": distillation.detach()}
         for name, weight, term in (
-            ("spread", self.config.spread_weight, dependence),
+            ("variance_covariance", self.config.variance_covariance_weight, variance_covariance),
             ("koleo", self.config.koleo_weight, koleo),
         ):
             if weight:
                 value = torch.stack([term(crops.float()) for crops in embeddings.unbind(1)]).mean()
                 total, parts[name] = total + weight * value, value.detach()
-        if self.config.evenness_weight:
-            value = unevenness(points.flatten(0, 1), prototypes, self.config.student_temperature)
-            total, parts["unevenness"] = total + self.config.evenness_weight * value, value.detach()
+        if self.config.me_max_weight:
+            value = me_max(points.flatten(0, 1), prototypes, self.config.student_temperature)
+            total, parts["me_max"] = total + self.config.me_max_weight * value, value.detach()
         return total, parts
 
 
@@ -317,7 +317,7 @@ def balance(logits: Tensor, rounds: int = ROUNDS) -> Tensor:
     return offsets
 
 
-def unevenness(points: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
+def me_max(points: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
     """ln K - the entropy of the mean distribution over all crops [n, D] of all processes; 0 = evenly used.
 
     The mean-entropy maximisation (me-max) of Assran et al. 2022 (Masked Siamese Networks), which SDPN has too.
@@ -329,7 +329,7 @@ def unevenness(points: Tensor, prototypes: Tensor, temperature: float) -> Tensor
 
 
 @torch.no_grad()
-def embedding_health(embeddings: Tensor) -> dict[str, Tensor]:
+def embedding_diagnostics(embeddings: Tensor) -> dict[str, Tensor]:
     """Signs of what the teacher's embeddings [B, M, E] of the long crops are worth, from this process's batch.
 
     embedding_std   of vectors of length 1: 1 evenly spread, 0 collapsed
@@ -348,7 +348,7 @@ def embedding_health(embeddings: Tensor) -> dict[str, Tensor]:
     }
 
 
-def dependence(embeddings: Tensor) -> Tensor:
+def variance_covariance(embeddings: Tensor) -> Tensor:
     """10 x how far standard deviations are below 1, + squared covariances of different dimensions, of [B, E].
 
     The terms and their ratio are those of RDINO (Chen et al. 2023, arXiv 2211.04168), which has them on an expander of
@@ -394,8 +394,8 @@ def _check(config: Config, task: Task) -> None:
             "teacher_momentum, centre_momentum, temperature_warmup and freeze_last are from 0 to 1",
         ),
         (
-            min(config.spread_weight, config.koleo_weight, config.evenness_weight) >= 0,
-            "spread_weight, evenness_weight and koleo_weight are 0 or more",
+            min(config.variance_covariance_weight, config.koleo_weight, config.me_max_weight) >= 0,
+            "variance_covariance_weight, me_max_weight and koleo_weight are 0 or more",
         ),
     ]
     for met, demand in demands:

@@ -75,12 +75,12 @@ class DinoCsc(Dino):
         points = self.head(self._streams(mixed_with_neighbours(long[:, 0], batch["sir"])))
         prototypes = self.head.prototypes(frozen=self._frozen())
         pairs = pairwise_cross_entropy(points, prototypes, talkers, self.config.student_temperature)
-        own, health = by_talker(pairs, self.config.permutation == "loudness")
+        own, diagnostics = by_talker(pairs, self.config.permutation == "loudness")
         mixture = own.mean()
         return Losses(
             losses.total + self.config.mixture_weight * mixture,
             losses.parts | {"mixture": mixture.detach()},
-            losses.health | health,
+            losses.diagnostics | diagnostics,
         )
 
     def _streams(self, mixture: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def pairwise_cross_entropy(points: Tensor, prototypes: Tensor, talkers: Tensor, 
 
 
 def by_talker(losses: Tensor, in_order: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-    """losses [B, stream, talker] -> those of the better permutation, [B, talker], and signs of health.
+    """losses [B, stream, talker] -> those of the better permutation, [B, talker], and diagnostics.
 
     in_order  take the streams for the talkers as they come, the plain one for the louder talker
 

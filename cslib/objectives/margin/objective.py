@@ -86,16 +86,16 @@ class Margin(Objective):
         losses, corrected = self._correct(losses, cosines, batch["speech"], ~believed)
         total = global_mean(losses, believed | corrected)
         with torch.no_grad():
-            health = {
+            diagnostics = {
                 "accuracy": (cosines.argmax(1) == labels).float().mean(),
                 "true_cosine": cosines.gather(1, labels[:, None]).mean(),
                 "embedding_std": spread(embeddings),
                 "margin": torch.tensor(self.margin()),
             }
             if self.config.gate != "none":
-                health["kept"], health["corrected"] = believed.float().mean(), corrected.float().mean()
-                health["gate"] = self.gate.limit.clone()
-        return Losses(total, {}, health)
+                diagnostics["kept"], diagnostics["corrected"] = believed.float().mean(), corrected.float().mean()
+                diagnostics["gate"] = self.gate.limit.clone()
+        return Losses(total, {}, diagnostics)
 
     def after_step(self) -> None:
         self.gate.after_step(self.step, *self._last)

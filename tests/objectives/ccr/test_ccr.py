@@ -20,7 +20,7 @@ from cslib.datasets.pairs import PairConfig
 from cslib.evaluation import validation as validating
 from cslib.evaluation.speech_quality import Unmeasurable, pesq_wide_band, si_sdr
 from cslib.evaluation.validation import Validation, ValidationConfig
-from cslib.feature_spaces.base import Space, SpaceConfig, open_space
+from cslib.feature_spaces.base import FeatureSpace, FeatureSpaceConfig, open_feature_space
 from cslib.models import mask_gru, resnet
 from cslib.objectives.base import Task
 from cslib.objectives.ccr import regulariser as contrastive_regularisation
@@ -43,7 +43,7 @@ from tests.tiny_pairs import make_negative, make_pairs
 from tests.tiny_run import ROOT, encoder, log, run_script, train_on_two_processes
 
 ARMS = sorted((ROOT / "egs/voicebank/conf/arms").glob("[!np]*.yaml"))  # of ratios; that of positive has a unit
-LOGMEL = SpaceConfig("logmel", groups=2)
+LOGMEL = FeatureSpaceConfig("logmel", groups=2)
 BATCH, SAMPLES = 3, 4000
 
 
@@ -77,7 +77,7 @@ def signals(negatives=2):
 
 
 def regulariser(mode, negatives=2, beaten=0, **values):
-    made = ContrastiveRegulariser(RegulariserConfig(mode, **values), Space(Plain()), negatives)
+    made = ContrastiveRegulariser(RegulariserConfig(mode, **values), FeatureSpace(Plain()), negatives)
     made.curriculum.qualities.copy_(torch.arange(1.0, negatives + 1))
     made.curriculum.update(beaten + 0.5)
     return made
@@ -186,11 +186,11 @@ def test_nothing_is_lost_at_the_clean_speech_and_all_is_finite_at_the_noisy_spee
     made = regulariser(mode)
     assert made(clean.clone(), clean, noisy, negatives)[0] == 0
     at_noisy = noisy.clone().requires_grad_()
-    value, health = made(at_noisy, clean, noisy, negatives)
+    value, diagnostics = made(at_noisy, clean, noisy, negatives)
     value.backward()
     assert 0 < value < math.inf and at_noisy.grad.isfinite().all()
     assert mode != "cr" or value > 1e4
-    assert all(torch.as_tensor(sign).isfinite() for sign in health.values())
+    assert all(torch.as_tensor(sign).isfinite() for sign in diagnostics.values())
 
 
 @pytest.mark.parametrize("mode", ["cr", "ccr"])
@@ -242,15 +242,15 @@ def test_harder_negatives_weigh_more_once_they_are_beaten():
 
 def test_health_holds_distances_and_ratio_of_each_group():
     made, given = regulariser("ccr", beaten=1), signals()
-    value, health = made(*given)
+    value, diagnostics = made(*given)
     enhanced, clean, noisy, negatives = given
     d = [(enhanced - audio).abs().mean() for audio in (clean, noisy, *negatives)]
-    assert health["d_positive_1"].item() == pytest.approx(d[0].item(), rel=1e-5)
-    assert health["d_noisy_1"].item() == pytest.approx(d[1].item(), rel=1e-5)
-    assert health["d_hard_1"].item() == pytest.approx((d[2] + d[3]).item() / 2, rel=1e-5)
-    assert ((health["ratio_1"] + health["ratio_2"]) / 2).item() == pytest.approx(value.item(), rel=1e-5)
-    weights = [health[name].item() for name in ("weight_noisy", "weight_1", "weight_2")]
-    assert weights == pytest.approx([0.5, 0.3125, 0.1875]) and health["beaten"] == 1
+    assert diagnostics["d_positive_1"].item() == pytest.approx(d[0].item(), rel=1e-5)
+    assert diagnostics["d_noisy_1"].item() == pytest.approx(d[1].item(), rel=1e-5)
+    assert diagnostics["d_hard_1"].item() == pytest.approx((d[2] + d[3]).item() / 2, rel=1e-5)
+    assert ((diagnostics["ratio_1"] + diagnostics["ratio_2"]) / 2).item() == pytest.approx(value.item(), rel=1e-5)
+    weights = [diagnostics[name].item() for name in ("weight_noisy", "weight_1", "weight_2")]
+    assert weights == pytest.approx([0.5, 0.3125, 0.1875]) and diagnostics["beaten"] == 1
 
 
 def test_matched_cr_has_the_gradient_norm_of_ccr_and_the_direction_of_cr():
@@ -320,7 +320,7 @@ def test_weights_of_the_recipe_neither_drown_the_native_loss_nor_drown_in_it(pat
     clean, noisy = (torch.tensor(np.stack(side), dtype=torch.float32) for side in zip(*sides, strict=True))
     enhanced = ((noisy + clean) / 2).requires_grad_()
     made = ContrastiveRegulariser(
-        RegulariserConfig(**load_yaml(path)["objective"]["regulariser"]), open_space(LOGMEL), 1
+        RegulariserConfig(**load_yaml(path)["objective"]["regulariser"]), open_feature_space(LOGMEL), 1
     )
     if made.config.mode == "cr_matched":
         made(enhanced, clean, noisy, [0.7 * clean + 0.3 * noisy], measure=True)
@@ -351,7 +351,7 @@ def config_of(
         [data / name for name in negatives],
         PairConfig(0.25),
         RegulariserConfig(
-            mode, warmup_steps=warmup_steps, delay_steps=delay_steps, measure_every=2, space=LOGMEL, **values
+            mode, warmup_steps=warmup_steps, delay_steps=delay_steps, measure_every=2, feature_space=LOGMEL, **values
         ),
         ValidationConfig(data / "valid", measure, 4, every),
     )
@@ -382,7 +382,7 @@ def test_every_mode_trains_the_network_and_nothing_else(data, mode):
     assert {name.partition(".")[0] for name, _ in made.named_parameters()} == {"network"}
     assert not any("space" in name for name in made.state_dict())
     assert ("regulariser" in losses.parts) == (mode != "none")
-    assert all(torch.as_tensor(value).isfinite().all() for value in (losses.parts | losses.health).values())
+    assert all(torch.as_tensor(value).isfinite().all() for value in (losses.parts | losses.diagnostics).values())
 
 
 def test_the_total_is_the_native_loss_and_lambda_times_the_regulariser(data):
@@ -419,12 +419,12 @@ def test_one_gain_brings_the_noisy_speech_of_an_item_to_the_level():
 
 def test_gradients_of_both_losses_are_measured_now_and_then(data):
     made = objective(data, weight=0.5).train()
-    first = made(batch_of(made)).health
+    first = made(batch_of(made)).diagnostics
     assert first["native_gradient"] > 0 and first["regulariser_gradient"] > 0
     made.step = 1
-    assert made(batch_of(made, 3)).health["native_gradient"] == first["native_gradient"]
+    assert made(batch_of(made, 3)).diagnostics["native_gradient"] == first["native_gradient"]
     made.step = 2
-    assert made(batch_of(made, 3)).health["native_gradient"] != first["native_gradient"]
+    assert made(batch_of(made, 3)).diagnostics["native_gradient"] != first["native_gradient"]
     assert made.state_dict()["gradient_norms"][0] > 0
 
 
@@ -605,7 +605,7 @@ def test_a_longer_training_beats_a_poor_negative_and_the_weights_move(data):
 
 def test_digests_follow_the_content_of_space_and_validation_set(data, tmp_path):
     made = objective(data, "cr")
-    assert made.digests()["space"] is None and len(made.digests()["validation"]) == 64
+    assert made.digests()["feature_space"] is None and len(made.digests()["validation"]) == 64
     network = resnet.Config(num_mels=24, channels=[4], blocks=[1], embedding_size=4)
     path = tmp_path / "final.pt"
     checkpoints.save(
@@ -613,10 +613,10 @@ def test_digests_follow_the_content_of_space_and_validation_set(data, tmp_path):
         {"config": {"network": {"name": "resnet", **vars(network)}}, "encoder": resnet.build(network).state_dict()},
     )
     config = config_of(data, "cr")
-    config.regulariser.space = SpaceConfig("encoder", path)
-    first = build(config, task_of(data, config)).digests()["space"]
+    config.regulariser.feature_space = FeatureSpaceConfig("encoder", path)
+    first = build(config, task_of(data, config)).digests()["feature_space"]
     checkpoints.save(path, {**checkpoints.load(path), "step": 1})
-    assert first and first != build(config, task_of(data, config)).digests()["space"]
+    assert first and first != build(config, task_of(data, config)).digests()["feature_space"]
 
 
 def test_a_config_file_can_set_all_of_it(tmp_path):
@@ -624,10 +624,10 @@ def test_a_config_file_can_set_all_of_it(tmp_path):
         "negatives": [str(tmp_path)],
         "pairs": {"crop_seconds": 1.0},
         "validation": {"pairs": str(tmp_path)},
-        "regulariser": {"mode": "cr", "group_weights": [0.5, 1], "space": {"name": "logmel", "groups": 2}},
+        "regulariser": {"mode": "cr", "group_weights": [0.5, 1], "feature_space": {"name": "logmel", "groups": 2}},
     }
     config = from_dict(Config, values, "config.yaml")
-    assert config.regulariser == RegulariserConfig("cr", group_weights=[0.5, 1.0], space=LOGMEL)
+    assert config.regulariser == RegulariserConfig("cr", group_weights=[0.5, 1.0], feature_space=LOGMEL)
     assert config.negatives == [tmp_path] and config.validation.pairs == tmp_path
     with pytest.raises(UserError, match="regulariser.mode: clean"):
         from_dict(Config, {"regulariser": {"mode": "clean"}}, "config.yaml")
@@ -747,7 +747,12 @@ def test_two_processes_compute_what_one_computes(data, mixing, tmp_path):
 objective:
   name: ccr
   pairs: {{crop_seconds: 0.25}}
-  regulariser: {{weight: 0.5, delay_steps: 0, warmup_steps: 0, measure_every: 2, space: {{name: logmel, groups: 2}}}}
+  regulariser:
+    weight: 0.5
+    delay_steps: 0
+    warmup_steps: 0
+    measure_every: 2
+    feature_space: {{name: logmel, groups: 2}}
   validation: {{pairs: {data / "valid"}, measure: si_sdr, recordings: 4, every: 2}}
 network: {{name: mask_gru, hidden: 4}}
 training: {{steps: 6, batch_size: 4, optimiser: sgd, learning_rate: 0.01, checkpoint_every: 3, log_every: 1,

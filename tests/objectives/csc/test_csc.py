@@ -155,9 +155,9 @@ def largest_bound(csc, steps=40):
         for sharpness, alpha in itertools.product((0.0, 30.0, -300.0), (0.5, 2.0, 10.0)):
             turn_attention(csc, sharpness)
             csc.log_alpha.fill_(math.log(alpha))
-            _, health = csc._contrast(embeddings, identity, origin, batch["active"])
-            if health["counted"] > 0:
-                bounds.setdefault((sharpness, alpha), []).append(health["mi_bound"].item())
+            _, diagnostics = csc._contrast(embeddings, identity, origin, batch["active"])
+            if diagnostics["counted"] > 0:
+                bounds.setdefault((sharpness, alpha), []).append(diagnostics["mi_bound"].item())
         csc.after_step()
     assert len(bounds[0.0, 2.0]) > steps / 3
     return max(sum(found) / len(found) for found in bounds.values())
@@ -218,8 +218,8 @@ def test_knowing_how_frequent_identities_are_is_no_information(uninformed):
     cosines = torch.tensor(np.log(np.bincount(known) / len(known)) / 4 + 0.5, dtype=torch.float32)
     csc.table.data = torch.stack([cosines, (1 - cosines.square()).sqrt()] + [torch.zeros(4)] * 30, dim=1)
     embeddings, identity = torch.eye(32)[:1].expand(22, 1, 32), torch.tensor(known)[:, None]
-    _, health = csc._contrast(embeddings, identity, identity, identity >= 0)
-    assert health["mi_bound"].item() == pytest.approx(0, abs=1e-5)  # log 4 would give 0.11
+    _, diagnostics = csc._contrast(embeddings, identity, identity, identity >= 0)
+    assert diagnostics["mi_bound"].item() == pytest.approx(0, abs=1e-5)  # log 4 would give 0.11
 
 
 @torch.no_grad()
@@ -228,9 +228,9 @@ def test_identities_that_are_in_no_comparison_yet_are_no_information(uninformed)
     embeddings, origin = torch.eye(32)[:1].expand(24, 32), torch.arange(24)
     csc.bank.push(embeddings[:22], origin[:22] // 2, origin[:22], origin[:22])  # 11 of 12 identities
     shape = embeddings.view(12, 2, 32), (origin // 2).view(12, 2), origin.view(12, 2)
-    _, health = csc._contrast(*shape, torch.ones(12, 2, dtype=torch.bool))
-    assert health["counted"].item() == pytest.approx(22 / 24)
-    assert health["mi_bound"].item() == pytest.approx(0, abs=1e-5)  # log 12 would give 0.09
+    _, diagnostics = csc._contrast(*shape, torch.ones(12, 2, dtype=torch.bool))
+    assert diagnostics["counted"].item() == pytest.approx(22 / 24)
+    assert diagnostics["mi_bound"].item() == pytest.approx(0, abs=1e-5)  # log 12 would give 0.09
 
 
 def test_embeddings_that_name_the_talker_reach_the_ceiling(uninformed):
@@ -242,13 +242,15 @@ def test_embeddings_that_name_the_talker_reach_the_ceiling(uninformed):
         csc.current = batch["identity"]
         losses = csc(batch)
         csc.after_step()
-    assert losses.health["mi_bound"] == pytest.approx(math.log(COUNT), abs=0.01)
-    assert losses.health["nearest_identity"] == 1 and losses.health["true_cosine"] == pytest.approx(1, abs=1e-5)
+    assert losses.diagnostics["mi_bound"] == pytest.approx(math.log(COUNT), abs=0.01)
+    assert losses.diagnostics["nearest_identity"] == 1 and losses.diagnostics["true_cosine"] == pytest.approx(
+        1, abs=1e-5
+    )
 
 
 def test_bound_is_nought_and_not_the_ceiling_while_nothing_is_compared(uninformed):
     losses = take_steps(uninformed(bank="swap"), 1)[0]
-    assert losses.health["counted"] == 0 and losses.health["mi_bound"] == 0 and losses.parts["contrast"] == 0
+    assert losses.diagnostics["counted"] == 0 and losses.diagnostics["mi_bound"] == 0 and losses.parts["contrast"] == 0
 
 
 @pytest.mark.parametrize(
@@ -326,7 +328,7 @@ def test_no_query_reads_an_entry_from_its_own_origin(uninformed, monkeypatch, va
 def test_a_cluster_of_one_utterance_does_not_delay_the_contrast_of_the_others(uninformed):
     csc = uninformed(bank="fifo", labels=PAIRS, mixtures={"single_p": 0.0})
     assert csc.dataset.per_pass == csc.batch_size  # a step is a pass: the pairs are complete after one
-    counted = [losses.health["counted"].item() for losses in take_steps(csc, 2)]
+    counted = [losses.diagnostics["counted"].item() for losses in take_steps(csc, 2)]
     assert counted == [0, pytest.approx(22 / 24)]
 
 
@@ -355,9 +357,9 @@ def test_swap_bank_reads_what_the_pass_before_has_written_and_nothing_else(uninf
         csc.step = step
         losses = csc(batch_of(csc, step))
         if number % 3 == 0:  # the cell is new
-            assert losses.health["counted"] == 0
+            assert losses.diagnostics["counted"] == 0
         else:
-            assert losses.health["counted"] == 1
+            assert losses.diagnostics["counted"] == 1
             for (identity, view), (key, origin) in before.items():
                 assert torch.equal(csc.bank.keys[identity, view], key)
                 assert csc.bank.origins[identity, view] == origin
@@ -385,16 +387,16 @@ def test_who_was_silent_in_the_last_pass_leaves_no_older_entry_in_the_swap_bank(
 
 def test_batch_bank_compares_with_the_other_views_of_the_same_batch_only(uninformed):
     csc = uninformed(bank="batch", batch_size=8, cell=3, mixtures={"single_p": 0.0})
-    assert all(losses.health["counted"] == 1 for losses in take_steps(csc, 5))
+    assert all(losses.diagnostics["counted"] == 1 for losses in take_steps(csc, 5))
     assert csc.bank.keys.shape == (8, 2, 32) and (csc.bank.origins // 8 == 4).all()
     embeddings, identity, origin, view, _ = (value.flatten(0, 1) for value in csc._last)
-    _, health = csc._contrast(csc._last[0], csc._last[1], csc._last[2], torch.ones(8, 2, dtype=torch.bool))
+    _, diagnostics = csc._contrast(csc._last[0], csc._last[1], csc._last[2], torch.ones(8, 2, dtype=torch.bool))
     expected = []
     for query, own, turn in zip(embeddings, identity, view, strict=True):
         other = embeddings[view != turn]
         names = identity[view != turn]
         expected.append(F.cross_entropy(csc.scale.detach() * other @ query, (names == own).nonzero()[0, 0]))
-    assert health["mi_bound"].item() == pytest.approx(math.log(8) - torch.stack(expected).mean().item(), abs=1e-4)
+    assert diagnostics["mi_bound"].item() == pytest.approx(math.log(8) - torch.stack(expected).mean().item(), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -412,8 +414,8 @@ def test_a_bank_restored_in_the_middle_of_a_pass_goes_on_as_if_nothing_had_happe
         fresh = objective(corpus, batch_size=4, **values)
         fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         for one, other in zip(take_steps(csc, 6, 11), take_steps(fresh, 6, 11), strict=True):
-            assert one.total == other.total and one.health["mi_bound"] == other.health["mi_bound"]
-    assert one.health["counted"] > 0
+            assert one.total == other.total and one.diagnostics["mi_bound"] == other.diagnostics["mi_bound"]
+    assert one.diagnostics["counted"] > 0
 
 
 # --- The losses
@@ -506,7 +508,7 @@ def test_one_permutation_serves_both_heads(corpus, streams, order):
     swapped.encoder = Swapped(swapped.encoder, order)
     for one, other in zip(take_steps(plain, 12), take_steps(swapped, 12), strict=True):
         torch.testing.assert_close(one.total, other.total)
-    assert one.health["counted"] > 0.5
+    assert one.diagnostics["counted"] > 0.5
     torch.testing.assert_close(plain._last[0], swapped._last[0])  # embedding c belongs to talker c
 
 
@@ -562,7 +564,7 @@ def test_a_silent_talker_counts_in_neither_loss(corpus):
         batch["identity"][:, 1] = (batch["identity"][:, 1] + 1) % 4
         other = csc(batch)
     assert one.total == other.total and torch.isfinite(one.total)
-    assert one.health["counted"] == pytest.approx((batch["identity"][:, 0] >= 0).sum().item() / 8)
+    assert one.diagnostics["counted"] == pytest.approx((batch["identity"][:, 0] >= 0).sum().item() / 8)
     assert csc._last[-1][:, 1].sum() == 0  # nor does it enter the bank
 
 
@@ -572,9 +574,9 @@ def test_digital_silence_counts_as_a_talker_that_does_not_speak(corpus):
     batch["sources"][0, 1], batch["sources"][1, 0] = 0, 0
     losses = csc(batch)
     losses.total.backward()
-    assert losses.total.isfinite() and all(value.isfinite() for value in losses.health.values())
+    assert losses.total.isfinite() and all(value.isfinite() for value in losses.diagnostics.values())
     assert csc._last[-1].tolist() == [[True, False], [False, True], [True, True], [True, True]]
-    assert losses.health["si_snr"] > -50  # silence would be far below
+    assert losses.diagnostics["si_snr"] > -50  # silence would be far below
 
 
 def gradient_of(csc, part):
@@ -586,7 +588,7 @@ def gradient_of(csc, part):
     csc.config.contrast_weight = (float(part == "contrast"),) * 2
     csc.zero_grad()
     losses = csc(batch_of(csc, 12))
-    assert losses.health["counted"] > 0
+    assert losses.diagnostics["counted"] > 0
     losses.total.backward()
     return {name for name, p in csc.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
 
@@ -618,8 +620,8 @@ def test_a_batch_of_one_mixture_works(corpus, values):
     csc = objective(corpus, batch_size=1, mixtures={"single_p": 0.5}, **values)
     with torch.no_grad():
         for losses in take_steps(csc, 50):
-            assert losses.total.isfinite() and all(value.isfinite() for value in losses.health.values())
-    assert losses.health["counted"] > 0
+            assert losses.total.isfinite() and all(value.isfinite() for value in losses.diagnostics.values())
+    assert losses.diagnostics["counted"] > 0
     csc(batch_of(csc, 50)).total.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in csc.parameters())
 

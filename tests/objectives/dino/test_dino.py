@@ -24,10 +24,10 @@ from cslib.objectives.dino.objective import (
     build,
     cosines,
     cross_entropy,
-    dependence,
-    embedding_health,
+    embedding_diagnostics,
     heard,
     koleo,
+    variance_covariance,
 )
 from cslib.training.loop import Trainer
 from local import train as script
@@ -39,7 +39,7 @@ objective:
   prototypes: 24
   hidden: 16
   bottleneck: 8
-  views: {long_seconds: 0.4, short_crops: 2, short_seconds: 0.2}
+  views: {global_seconds: 0.4, local_crops: 2, local_seconds: 0.2}
 network: {name: resnet, num_mels: 24, channels: [4, 6], blocks: [1, 1], stem_stride: 2, embedding_size: 8}
 training: {steps: 8, batch_size: 4, learning_rate: 0.01, checkpoint_every: 3, log_every: 1, workers: 0}
 """
@@ -65,7 +65,7 @@ def task(tmp_path):
 
 def objective(task, views=None, **values):
     torch.manual_seed(0)
-    views = ViewConfig(**{"long_seconds": 0.3, "short_seconds": 0.15, "short_crops": 2, **(views or {})})
+    views = ViewConfig(**{"global_seconds": 0.3, "local_seconds": 0.15, "local_crops": 2, **(views or {})})
     config = {"prototypes": 24, "hidden": 16, "bottleneck": 8, "freeze_last": 0.0, **values}
     return build(Config(**config, views=views), task).train()
 
@@ -130,7 +130,7 @@ def test_loss_of_a_step_is_the_literal_equation(task):
     dino.centre.uniform_(-0.2, 0.2)
     batch, twin = batch_of(dino), copy.deepcopy(dino)  # a forward pass moves running statistics
     with torch.no_grad():
-        long, short = heard(batch, "long"), heard(batch, "short")
+        long, short = heard(batch, "global"), heard(batch, "local")
         hidden = torch.cat(
             [twin.encoder(long.flatten(0, 1)).view(8, 2, -1), twin.encoder(short.flatten(0, 1)).view(8, 2, -1)], dim=1
         )
@@ -142,8 +142,8 @@ def test_loss_of_a_step_is_the_literal_equation(task):
     assert told.total.item() == pytest.approx(wanted, rel=1e-5)
     p = ((teacher - dino.centre) / 0.05).softmax(-1)
     entropy = -(p * p.log()).sum(-1).mean()
-    torch.testing.assert_close(told.health["teacher_entropy"], entropy)
-    torch.testing.assert_close(told.health["kl"], told.total.detach() - entropy)
+    torch.testing.assert_close(told.diagnostics["teacher_entropy"], entropy)
+    torch.testing.assert_close(told.diagnostics["kl"], told.total.detach() - entropy)
 
 
 def test_centre_follows_the_mean_logits_after_they_were_used(task):
@@ -153,7 +153,7 @@ def test_centre_follows_the_mean_logits_after_they_were_used(task):
         batch, twin = batch_of(dino, 8 * dino.step), copy.deepcopy(dino)
         dino(batch)
         assert torch.equal(dino.centre, wanted)
-        points = twin.teacher_head(twin.teacher_encoder(heard(batch, "long").flatten(0, 1)))
+        points = twin.teacher_head(twin.teacher_encoder(heard(batch, "global").flatten(0, 1)))
         wanted = 0.7 * wanted + 0.3 * cosines(points, twin.teacher_head.prototypes()).mean(0)
         dino.after_step()
         torch.testing.assert_close(dino.centre, wanted)
@@ -229,17 +229,19 @@ def test_student_begins_where_a_training_is_told_to_start_from(task):
     assert all(torch.equal(mine, its) for mine, its in dino._pairs())
 
 
-@pytest.mark.parametrize("values", [{}, {"head_norm": "batch"}, {"spread_weight": 0.2, "koleo_weight": 0.1}])
+@pytest.mark.parametrize(
+    "values", [{}, {"head_norm": "batch"}, {"variance_covariance_weight": 0.2, "koleo_weight": 0.1}]
+)
 def test_a_few_steps_lower_the_loss(task, values):
     dino = objective(task, **values)
     found = steps(dino, 10, batch=batch_of(dino))
-    assert found[-1].health["kl"] < 0.5 * found[0].health["kl"]
+    assert found[-1].diagnostics["kl"] < 0.5 * found[0].diagnostics["kl"]
     assert found[-1].total < 0.7 * found[0].total
-    assert all(value.isfinite() for told in found for value in {**told.parts, **told.health}.values())
+    assert all(value.isfinite() for told in found for value in {**told.parts, **told.diagnostics}.values())
 
 
 def test_crops_of_one_length_do(task):
-    dino = objective(task, views={"short_crops": 0, "long_crops": 3})
+    dino = objective(task, views={"local_crops": 0, "global_crops": 3})
     (told,) = steps(dino, 1)
     assert told.total.isfinite() and dino.encoder.stem[1].num_batches_tracked == 1
 
@@ -264,12 +266,12 @@ def test_live_prototypes_are_those_that_won_within_the_window(task):
 def test_health_tells_good_embeddings_from_collapsed_ones():
     torch.manual_seed(0)
     good = torch.randn(40, 1, 30)
-    health = embedding_health(good + 0.1 * torch.randn(40, 2, 30))
-    assert health["agreement"] == 1 and 12 < health["effective_rank"] < 30
-    assert health["embedding_std"] == pytest.approx(1, abs=0.05)
-    line = embedding_health(torch.randn(40, 1, 1) * torch.ones(30) + 1e-4 * torch.randn(40, 2, 30))
+    diagnostics = embedding_diagnostics(good + 0.1 * torch.randn(40, 2, 30))
+    assert diagnostics["agreement"] == 1 and 12 < diagnostics["effective_rank"] < 30
+    assert diagnostics["embedding_std"] == pytest.approx(1, abs=0.05)
+    line = embedding_diagnostics(torch.randn(40, 1, 1) * torch.ones(30) + 1e-4 * torch.randn(40, 2, 30))
     assert line["effective_rank"] == pytest.approx(1, abs=0.01)
-    point = embedding_health(torch.ones(40, 2, 30) + 1e-4 * torch.randn(40, 2, 30))
+    point = embedding_diagnostics(torch.ones(40, 2, 30) + 1e-4 * torch.randn(40, 2, 30))
     assert point["embedding_std"] < 0.01 and point["agreement"] < 0.2
 
 
@@ -294,7 +296,7 @@ def test_collapse_is_told_in_words_with_a_remedy(task, what, wanted):
         for head in (dino.head, dino.teacher_head):
             head.directions.data[:] = head.directions.data[0]
     losses = dino(batch)
-    means = {name: value.item() for name, value in {**losses.parts, **losses.health, "loss": losses.total}.items()}
+    means = {name: value.item() for name, value in {**losses.parts, **losses.diagnostics, "loss": losses.total}.items()}
     told = dino.warning(means)
     assert told is None if wanted is None else wanted in told and "objective." in told and "\n" not in told
 
@@ -312,7 +314,7 @@ def test_variance_and_covariance_terms_are_those_of_the_definition():
     deviations = np.sqrt(np.diag(covariance) + 1e-4)
     off_diagonal = sum(covariance[i, j] ** 2 for i in range(4) for j in range(4) if i != j)
     wanted = 10 * np.maximum(0, 1 - deviations).mean() + off_diagonal / 4
-    assert dependence(x).item() == pytest.approx(wanted)
+    assert variance_covariance(x).item() == pytest.approx(wanted)
 
 
 def test_koleo_is_the_mean_log_distance_to_the_nearest_and_pushes_twins_apart():
@@ -326,10 +328,10 @@ def test_koleo_is_the_mean_log_distance_to_the_nearest_and_pushes_twins_apart():
 
 
 def test_regularisers_are_added_by_their_weight_and_logged(task):
-    plain, both = objective(task), objective(task, spread_weight=0.5, koleo_weight=2.0)
+    plain, both = objective(task), objective(task, variance_covariance_weight=0.5, koleo_weight=2.0)
     batch = batch_of(plain)
     one, other = plain(batch), both(batch)
-    wanted = one.total + 0.5 * other.parts["spread"] + 2.0 * other.parts["koleo"]
+    wanted = one.total + 0.5 * other.parts["variance_covariance"] + 2.0 * other.parts["koleo"]
     torch.testing.assert_close(other.total, wanted)
     assert set(one.parts) == {"distillation"}
 
@@ -341,7 +343,7 @@ def test_prototypes_softmax_and_loss_are_float32_under_autocast(task):
         told = dino(batch)
         points = dino.head(torch.randn(3, 2, 8))
         assert cosines(points, dino.head.prototypes()).dtype == points.dtype == torch.float32
-    assert all(value.dtype == torch.float32 for value in (told.total, *told.health.values()))
+    assert all(value.dtype == torch.float32 for value in (told.total, *told.diagnostics.values()))
     assert told.total.item() == pytest.approx(twin(batch).total.item(), rel=0.05)
 
 
@@ -441,7 +443,7 @@ def test_two_processes_compute_what_one_computes(data, tmp_path, monkeypatch):
         "--objective.teacher_momentum",
         "[0.5, 0.9]",
     ]
-    kinds = {"centred": [], "sinkhorn": ["--objective.evenness_weight", "1", "--objective.head_norm", "batch"]}
+    kinds = {"centred": [], "sinkhorn": ["--objective.me_max_weight", "1", "--objective.head_norm", "batch"]}
     runs = {kind: [*options, *more, "--objective.targets", kind] for kind, more in kinds.items()}
     train_on_two_processes(
         tmp_path / "two.py",

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from tests.objectives.test_dino import batch_of, objective, steps
 
-from cslib.objectives.dino.objective import balance, cosines, heard, to_float, unevenness
+from cslib.objectives.dino.objective import balance, cosines, heard, me_max, to_float
 from cslib.training.loop import Trainer
-from tests.objectives import test_dino as plain
+from tests.objectives.dino import test_dino as plain
+from tests.objectives.dino.test_dino import batch_of, objective, steps
 from tests.tiny_run import log, make_set, same_training, train
 
 task = plain.task  # the fixture
@@ -71,7 +71,7 @@ def test_one_process_has_the_targets_of_many(task, monkeypatch):
     dino = objective(task, targets="sinkhorn")
     steps(dino, 2)
     dino.eval()  # batch statistics would be each process's own
-    audio = heard(batch_of(dino), "long")
+    audio = heard(batch_of(dino), "global")
     together, entropy, _ = dino._teach(audio)
     points = dino.teacher_head(dino.teacher_encoder(audio.flatten(0, 1)))
     everyone = cosines(points, dino.teacher_head.prototypes())
@@ -86,7 +86,7 @@ def test_one_process_has_the_targets_of_many(task, monkeypatch):
 def test_targets_of_a_step_are_balanced_and_the_centre_is_without_effect(task):
     dino = objective(task, targets="sinkhorn", teacher_temperature=(0.05, 0.05))
     steps(dino, 3)
-    audio = heard(batch_of(dino), "long")
+    audio = heard(batch_of(dino), "global")
     other = copy.deepcopy(dino)
     other.centre.uniform_(-1, 1)
     targets = dino._teach(audio)[0]
@@ -99,7 +99,7 @@ def test_targets_of_a_step_are_balanced_and_the_centre_is_without_effect(task):
 def test_lower_temperature_gives_sharper_targets_on_its_schedule(task):
     dino = objective(task, targets="sinkhorn", teacher_temperature=(0.1, 0.01), temperature_warmup=0.5)
     dino.eval()
-    audio, entropies = heard(batch_of(dino), "long"), []
+    audio, entropies = heard(batch_of(dino), "global"), []
     for dino.step in (0, 25, 50):
         entropies.append(dino._teach(audio)[1].item())
     assert math.log(24) > entropies[0] > entropies[1] > entropies[2] >= math.log(24 / 16) - 0.1
@@ -120,46 +120,46 @@ def test_teacher_hears_the_recordings_and_the_student_what_became_of_them(task):
     for name in ("teacher_encoder", "encoder"):
         getattr(dino, name).register_forward_pre_hook(lambda _, audio, name=name: told.setdefault(name, audio[0]))
     dino(batch)
-    assert torch.equal(told["teacher_encoder"], to_float(batch["long"]).flatten(0, 1))
-    assert torch.equal(told["encoder"], heard(batch, "long").flatten(0, 1))
+    assert torch.equal(told["teacher_encoder"], to_float(batch["global"]).flatten(0, 1))
+    assert torch.equal(told["encoder"], heard(batch, "global").flatten(0, 1))
     assert not torch.equal(told["encoder"], told["teacher_encoder"])
 
 
-def test_unevenness_is_zero_when_even_and_ln_k_when_one_takes_all(monkeypatch):
+def test_me_max_is_zero_when_even_and_ln_k_when_one_takes_all(monkeypatch):
     prototypes = torch.eye(6, dtype=torch.float64)
-    assert unevenness(prototypes, prototypes, 0.01).item() == pytest.approx(0, abs=1e-6)
-    assert unevenness(prototypes[:1], prototypes, 0.01).item() == pytest.approx(math.log(6))
+    assert me_max(prototypes, prototypes, 0.01).item() == pytest.approx(0, abs=1e-6)
+    assert me_max(prototypes[:1], prototypes, 0.01).item() == pytest.approx(math.log(6))
     # Two processes' gradients average to that of one which has all crops.
     points = torch.randn(8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    whole = unevenness(points, prototypes, 0.5)
+    whole = me_max(points, prototypes, 0.5)
     (wanted,) = torch.autograd.grad(whole, points)
     shares = [(points[mine] @ prototypes / 0.5).softmax(1).mean(0)[None].detach() for mine in (slice(4), slice(4, 8))]
     monkeypatch.setattr("cslib.objectives.dino.objective.gather", lambda mine: torch.cat(shares))
-    parts = [unevenness(points[mine], prototypes, 0.5) for mine in (slice(4), slice(4, 8))]
+    parts = [me_max(points[mine], prototypes, 0.5) for mine in (slice(4), slice(4, 8))]
     torch.testing.assert_close(torch.stack(parts), whole.expand(2))
     torch.testing.assert_close(torch.autograd.grad(sum(parts) / 2, points)[0], wanted)
 
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"head_norm": "batch", "evenness_weight": 1.0, "koleo_weight": 0.1, "views": {"clean_teacher": True}}],
+    [{}, {"head_norm": "batch", "me_max_weight": 1.0, "koleo_weight": 0.1, "views": {"clean_teacher": True}}],
 )
 def test_a_few_steps_lower_the_loss(task, values):
     dino = objective(task, targets="sinkhorn", teacher_temperature=(0.025, 0.025), **values)
     found = steps(dino, 10, batch=batch_of(dino))
-    assert found[-1].health["kl"] < 0.5 * found[0].health["kl"]
+    assert found[-1].diagnostics["kl"] < 0.5 * found[0].diagnostics["kl"]
     assert found[-1].parts["distillation"] < 0.8 * found[0].parts["distillation"]
-    assert all(value.isfinite() for told in found for value in {**told.parts, **told.health}.values())
-    assert ("unevenness" in found[0].parts) == bool(values)
+    assert all(value.isfinite() for told in found for value in {**told.parts, **told.diagnostics}.values())
+    assert ("me_max" in found[0].parts) == bool(values)
 
 
 def test_targets_are_float32_under_autocast(task):
-    dino = objective(task, targets="sinkhorn", evenness_weight=1.0)
+    dino = objective(task, targets="sinkhorn", me_max_weight=1.0)
     batch, twin = batch_of(dino), copy.deepcopy(dino)
     with torch.autocast("cpu", torch.bfloat16):
         told = dino(batch)
-        assert dino._teach(heard(batch, "long"))[0].dtype == torch.float32
-    assert all(value.dtype == torch.float32 for value in (told.total, *told.parts.values(), *told.health.values()))
+        assert dino._teach(heard(batch, "global"))[0].dtype == torch.float32
+    assert all(value.dtype == torch.float32 for value in (told.total, *told.parts.values(), *told.diagnostics.values()))
     assert told.total.item() == pytest.approx(twin(batch).total.item(), rel=0.05)
 
 
@@ -171,7 +171,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, monkeypatch):
         "sinkhorn",
         "--objective.views.clean_teacher",
         "true",
-        "--objective.evenness_weight",
+        "--objective.me_max_weight",
         "1.0",
     ]
     whole = train(data, tmp_path / "whole", *options)

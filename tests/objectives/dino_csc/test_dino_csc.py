@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.objectives.test_dino import batch_of, steps
 from torch.utils.data import default_collate
 
 from cslib.config import UserError, parse
@@ -18,7 +17,8 @@ from cslib.objectives.dino.objective import cosines, heard
 from cslib.objectives.dino_csc.objective import Config, build, by_talker, mixed_with_neighbours, pairwise_cross_entropy
 from cslib.training.loop import Trainer
 from local import train as script
-from tests.objectives import test_dino as plain
+from tests.objectives.dino import test_dino as plain
+from tests.objectives.dino.test_dino import batch_of, steps
 from tests.tiny_run import ROOT, log, make_set, same_training, train
 
 task = plain.task  # the fixture
@@ -26,7 +26,7 @@ task = plain.task  # the fixture
 
 def objective(task, views=None, **values):
     torch.manual_seed(0)
-    views = ViewConfig(**{"long_seconds": 0.3, "short_seconds": 0.15, "short_crops": 2, **(views or {})})
+    views = ViewConfig(**{"global_seconds": 0.3, "local_seconds": 0.15, "local_crops": 2, **(views or {})})
     config = {"prototypes": 24, "hidden": 16, "bottleneck": 8, "freeze_last": 0.0, "mask_hidden": 6, **values}
     return build(Config(**config, views=views), task).train()
 
@@ -78,17 +78,17 @@ def test_talkers_get_the_streams_that_cost_least_in_total_and_health_tells_how_w
             [[1.0, 2.0], [4.0, 3.0]],
         ]
     )  # talker 1 would rather have stream 0, but it is taken
-    own, health = by_talker(losses)
+    own, diagnostics = by_talker(losses)
     assert own.tolist() == [[1, 2], [2, 1], [3, 4], [1, 3]]
-    assert {name: value.item() for name, value in health.items()} == {
+    assert {name: value.item() for name, value in diagnostics.items()} == {
         "louder": 1.75,
         "quieter": 2.5,
         "permutation_accuracy": 0.5,
         "first_is_louder": 0.75,
     }
-    own, health = by_talker(losses, in_order=True)
+    own, diagnostics = by_talker(losses, in_order=True)
     assert own.tolist() == [[1, 2], [5, 6], [3, 4], [1, 3]]
-    assert (health["permutation_accuracy"], health["first_is_louder"]) == (0.25, 0.75)
+    assert (diagnostics["permutation_accuracy"], diagnostics["first_is_louder"]) == (0.25, 0.75)
 
 
 def test_permutation_by_loudness_costs_no_less_than_the_best(task):
@@ -96,16 +96,16 @@ def test_permutation_by_loudness_costs_no_less_than_the_best(task):
     for permutation in ("best", "loudness"):
         told[permutation] = objective(task, permutation=permutation)(batch)
     assert told["loudness"].parts["mixture"] > told["best"].parts["mixture"]
-    assert torch.equal(*(losses.health["first_is_louder"] for losses in told.values()))
+    assert torch.equal(*(losses.diagnostics["first_is_louder"] for losses in told.values()))
 
 
 def test_loss_of_a_step_is_the_literal_definition(task):
-    dino = objective(task, mixture_weight=0.7, views={"long_crops": 3})
+    dino = objective(task, mixture_weight=0.7, views={"global_crops": 3})
     steps(dino, 3)
     batch, twin = batch_of(dino), copy.deepcopy(dino)  # a forward pass moves running statistics
     with torch.no_grad():
         distilled, _, targets = twin._distil(batch)
-        mixtures, frames = mixed_with_neighbours(heard(batch, "long")[:, 0], batch["sir"]), []
+        mixtures, frames = mixed_with_neighbours(heard(batch, "global")[:, 0], batch["sir"]), []
         hook = twin.encoder.pool.register_forward_pre_hook(lambda _, inputs: frames.append(inputs[0]))
         first = twin.encoder(mixtures)
         hook.remove()
@@ -121,7 +121,7 @@ def test_loss_of_a_step_is_the_literal_definition(task):
     told = dino(batch)
     torch.testing.assert_close(told.parts["mixture"], total / 8)
     torch.testing.assert_close(told.total.detach(), distilled.total + 0.7 * total / 8)
-    torch.testing.assert_close((told.health["louder"] + told.health["quieter"]) / 2, told.parts["mixture"])
+    torch.testing.assert_close((told.diagnostics["louder"] + told.diagnostics["quieter"]) / 2, told.parts["mixture"])
 
 
 def test_dinos_own_loss_is_as_without_mixtures(task):
@@ -130,7 +130,7 @@ def test_dinos_own_loss_is_as_without_mixtures(task):
     batch = batch_of(dino)
     one, two = dino(batch), other(batch)
     assert torch.equal(one.parts["distillation"], two.parts["distillation"])
-    assert set(two.health) < set(one.health) and set(one.parts) - set(two.parts) == {"mixture"}
+    assert set(two.diagnostics) < set(one.diagnostics) and set(one.parts) - set(two.parts) == {"mixture"}
 
 
 def test_what_stands_in_the_mixture_is_not_its_own_answer(task):
@@ -151,7 +151,7 @@ def test_what_stands_in_the_mixture_is_not_its_own_answer(task):
 
 def test_the_second_stream_depends_on_the_first_but_does_not_train_it(task):
     dino = objective(task)
-    first, second = dino._streams(to_float(batch_of(dino)["long"])[:, 0]).unbind(1)
+    first, second = dino._streams(to_float(batch_of(dino)["global"])[:, 0]).unbind(1)
     assert not torch.allclose(first, second)
     frames = torch.rand(8, dino.mask.mask.out_channels, 5)
     assert not torch.allclose(dino.mask(frames, first), dino.mask(frames, first + 1))
@@ -176,9 +176,9 @@ def test_a_few_steps_lower_the_losses_of_both_talkers(task):
     dino = objective(task, teacher_momentum=(1.0, 1.0), sir_db=(3.0, 3.0), targets="sinkhorn")
     found = steps(dino, 25, batch=batch_of(dino), rate=0.02)
     for name in ("louder", "quieter"):
-        assert found[-1].health[name] < 0.8 * found[0].health[name]
-    assert found[-1].health["permutation_accuracy"] > 0.6
-    assert all(value.isfinite() for told in found for value in {**told.parts, **told.health}.values())
+        assert found[-1].diagnostics[name] < 0.8 * found[0].diagnostics[name]
+    assert found[-1].diagnostics["permutation_accuracy"] > 0.6
+    assert all(value.isfinite() for told in found for value in {**told.parts, **told.diagnostics}.values())
 
 
 def test_sinkhorn_and_a_clean_teacher_go_together_with_it(task):
@@ -204,7 +204,7 @@ def test_losses_are_float32_under_autocast(task):
     batch, twin = batch_of(dino), copy.deepcopy(dino)
     with torch.autocast("cpu", torch.bfloat16):
         told = dino(batch)
-    assert all(value.dtype == torch.float32 for value in (told.total, *told.parts.values(), *told.health.values()))
+    assert all(value.dtype == torch.float32 for value in (told.total, *told.parts.values(), *told.diagnostics.values()))
     assert told.total.item() == pytest.approx(twin(batch).total.item(), rel=0.05)
 
 

@@ -162,10 +162,10 @@ def run(objective, module=None, share=slice(None), count=STEPS):
 
 def test_dynamic_gate_keeps_right_labels_and_rejects_wrong_ones(vectors):
     gated = objective(gate="dynamic")
-    health = run(gated)[-1].health
+    diagnostics = run(gated)[-1].diagnostics
     believed = gated.gate.believed(gated.gate.losses, STEPS).numpy()
     assert WRONG.mean() > 0.25 and WRONG[believed].mean() < 0.05 and believed[~WRONG].mean() > 0.95
-    assert 0.1 < health["gate"] < 10 and 0.6 < health["kept"] < 0.8
+    assert 0.1 < diagnostics["gate"] < 10 and 0.6 < diagnostics["kept"] < 0.8
 
 
 def accuracy(trained):
@@ -176,8 +176,8 @@ def accuracy(trained):
 
 def test_correction_gives_rejected_utterances_their_true_labels(vectors):
     trained = objective(gate="dynamic", correction=True)
-    health = run(trained)[-1].health
-    assert health["corrected"] > 0.5 * WRONG.mean()
+    diagnostics = run(trained)[-1].diagnostics
+    assert diagnostics["corrected"] > 0.5 * WRONG.mean()
     rejected = ~trained.gate.believed(trained.gate.losses, STEPS)
     own, sure = trained.gate.own_labels(trained._clean_logits(spoken()[rejected]))
     right = own.argmax(1).numpy() == TRUTH[rejected]
@@ -204,16 +204,16 @@ def test_corrected_loss_is_the_cross_entropy_of_the_own_labels(vectors, monkeypa
             corrected += 1
     assert 0 < corrected < len(expected) < BATCH
     torch.testing.assert_close(losses.total, torch.stack(expected).mean(), atol=1e-4, rtol=1e-4)
-    assert losses.health["corrected"] == pytest.approx(corrected / BATCH)
-    assert losses.health["kept"] == pytest.approx((len(expected) - corrected) / BATCH)
+    assert losses.diagnostics["corrected"] == pytest.approx(corrected / BATCH)
+    assert losses.diagnostics["kept"] == pytest.approx((len(expected) - corrected) / BATCH)
 
 
 def test_gates_and_corrections_wait_for_their_shares_of_the_training(vectors):
     gated = objective(gate="fixed", gate_loss=1.0, gate_start=0.1, correction=True, correction_start=0.2)
-    health = [losses.health for losses in run(gated, count=60)]
-    assert all(values["kept"] == 1 for values in health[:20]) and health[20]["kept"] < 1
-    assert all(values["corrected"] == 0 for values in health[:40])
-    assert any(values["corrected"] > 0 for values in health[40:])
+    diagnostics = [losses.diagnostics for losses in run(gated, count=60)]
+    assert all(values["kept"] == 1 for values in diagnostics[:20]) and diagnostics[20]["kept"] < 1
+    assert all(values["corrected"] == 0 for values in diagnostics[:40])
+    assert any(values["corrected"] > 0 for values in diagnostics[40:])
 
 
 def test_gate_that_rejects_all_gives_a_zero_loss_and_zero_gradients(vectors):
@@ -238,7 +238,7 @@ def test_dynamic_gate_moves_after_each_pass_only(vectors, monkeypatch):
     seen = []
     monkeypatch.setattr(label_gates, "find_gate", lambda losses, _: seen.append(losses) or float(len(seen)))
     gated = objective(gate="dynamic")
-    gates = [losses.health["gate"].item() for losses in run(gated, count=25)]  # ten steps a pass
+    gates = [losses.diagnostics["gate"].item() for losses in run(gated, count=25)]  # ten steps a pass
     assert gates == [OPEN] * 10 + [1.0] * 10 + [2.0] * 5
     assert [len(losses) for losses in seen] == [UTTERANCES] * 2
 
@@ -334,14 +334,14 @@ def end_of_a_training(share):
             trained, broadcast_buffers=False, find_unused_parameters=True
         )
     found = run(trained, module, share, count=40)
-    return trained.state_dict(), [losses.health["corrected"].item() for losses in found]
+    return trained.state_dict(), [losses.diagnostics["corrected"].item() for losses in found]
 
 
 def test_two_processes_freeze_gate_and_correct_as_one_does(tmp_path, monkeypatch):
     for module, name in ((margin, "degraded"), (label_gates, "find_gate")):
         monkeypatch.setattr(module, name, getattr(module, name))  # given back at the end
     code = (
-        "import sys; from tests.objectives.test_label_gates import train_in_two; "
+        "import sys; from tests.objectives.margin.test_label_gates import train_in_two; "
         "train_in_two(int(sys.argv[1]), sys.argv[2])"
     )
     both = [

@@ -141,7 +141,7 @@ def test_loss_without_margin_is_the_cross_entropy_of_scaled_cosines(task):
     cosines = torch.nn.functional.cosine_similarity(embeddings[:, None], margin.centres[None, :, 0], dim=-1)
     expected = torch.nn.functional.cross_entropy(30 * cosines, batch["label"])
     torch.testing.assert_close(losses.total, expected)
-    assert losses.health["accuracy"] == (cosines.argmax(1) == batch["label"]).float().mean()
+    assert losses.diagnostics["accuracy"] == (cosines.argmax(1) == batch["label"]).float().mean()
 
 
 def test_both_margins_are_in_the_loss_and_rise_together(task):
@@ -233,7 +233,7 @@ def test_correction_leaves_the_batch_norms_as_they_are(task):
     without = objective(task, **rejecting)
     corrected = objective(task, **rejecting, correction=True, correction_start=0.0, correction_confidence=0.0)
     losses = [margin(batch_of(margin)) for margin in (without, corrected)]
-    assert losses[1].health["corrected"] == 1 and losses[1].total > 0 == losses[0].total
+    assert losses[1].diagnostics["corrected"] == 1 and losses[1].total > 0 == losses[0].total
     assert changed(without.state_dict(), corrected.state_dict()) == set()
     assert all(module.training for module in corrected.modules())
 

@@ -18,7 +18,7 @@ from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances
 from cslib.datasets.augmentation import to_float
 from cslib.datasets.levels import at_level
-from cslib.feature_spaces.base import Space, distances
+from cslib.feature_spaces.base import FeatureSpace, distances
 
 CLEARLY, ENOUGH = -0.3, 0.95  # what is wanted of snr_correlation and closer at least
 LONGEST = 10 * SAMPLE_RATE  # samples; of longer recordings the beginning is taken
@@ -40,8 +40,8 @@ class GroupCheck(NamedTuple):
 
 
 @torch.no_grad()
-def check_space(
-    space: Space, pairs: PairedUtterances, rows: Iterable[int], device: torch.device | str = "cpu"
+def check_feature_space(
+    space: FeatureSpace, pairs: PairedUtterances, rows: Iterable[int], device: torch.device | str = "cpu"
 ) -> list[GroupCheck]:
     """A check of each group on some recordings; a hundred with different SNRs will do."""
     found = [_look_at(space, pairs, int(row), device) for row in rows]
@@ -92,7 +92,7 @@ def doubts(checks: list[GroupCheck]) -> list[str]:
 
 
 def _look_at(
-    space: Space, pairs: PairedUtterances, row: int, device: torch.device | str
+    space: FeatureSpace, pairs: PairedUtterances, row: int, device: torch.device | str
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """SNR in dB, distances [1 + K, G] of noisy speech and negatives to the clean speech, change under gain [G]."""
     frames = min(int(pairs.num_samples[row]), LONGEST)
