@@ -89,6 +89,27 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
+def claim(folder: Path, settings: dict[str, str]) -> None:
+    """Record in made_from.json what a folder is about to be made from.
+
+    settings  by the name that a message gives them: "seed", "network", ...
+    Raises UserError when the folder was made with other settings; its files, of the same names as the new ones, would
+    be taken for finished.
+    """
+    marker = folder / "made_from.json"
+    if not marker.exists():
+        write_json(marker, settings)
+        return
+    known = read_json(marker)
+    differing = [name for name, value in settings.items() if known.get(name) != value]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{folder}: was made with another {name} ({known.get(name)}, now {settings[name]}); remove it "
+            "or choose another folder"
+        )
+
+
 def progress(items: Iterable[Item], what: str, total: int | None = None) -> tqdm[Item]:
     """A progress bar over `items`; where nobody watches, a line every 30 seconds in place of a moving bar."""
     if sys.stderr.isatty():

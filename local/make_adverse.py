@@ -21,13 +21,13 @@ import soundfile
 import torch
 
 from cslib.config import UserError, run
-from cslib.corpora.preparation import in_order
 from cslib.data.banks import Banks, open_banks
 from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.data.trials import Trials, read_trials, write_trials
 from cslib.data.utterances import Utterances
-from cslib.datasets.augmentation import mix, reverberate
+from cslib.datasets.augmentation import mix_at_sir, reverberate
 from cslib.files import progress, read_json, write_json, write_lines, writing
+from cslib.parallel import in_order
 
 INTERFERER_P = 0.5
 SIR = (5.0, 15.0)  # dB, reverberant talker to reverberant interferer
@@ -152,7 +152,7 @@ def degrade(condition: Condition, utterances: Utterances, banks: Banks) -> tuple
         other = _excerpt(rng, utterances, condition.interferer, len(speech))
         sources.append(_reverberant(other, banks, condition.interferer_rir))
         ratios.append(condition.sir)
-    mixture, parts = mix(torch.stack(sources), torch.tensor(ratios))
+    mixture, parts = mix_at_sir(torch.stack(sources), torch.tensor(ratios))
     gain = min(1.0, PEAK / max(float(mixture.abs().max()), 1e-9))
     return np.round(mixture.numpy() * gain * 32768).astype(np.int16), parts.numpy() * gain
 

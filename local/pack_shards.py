@@ -26,9 +26,9 @@ from typing import Any
 import soundfile
 
 from cslib.config import Part, UserError, run
-from cslib.corpora.preparation import in_order
 from cslib.data.manifests import SAMPLE_RATE, read_manifest, write_manifest
 from cslib.files import progress, read_json, write_json, writing
+from cslib.parallel import in_order
 
 Item = dict[str, Any]
 

@@ -22,9 +22,9 @@ from typing import NamedTuple
 from cslib.config import UserError, run
 from cslib.corpora.audio_files import AUDIO_SUFFIXES, Checks
 from cslib.corpora.class_preparation import TABLE, Recording, prepare_classes
+from cslib.corpora.folders import refuse_overlap, relative_audio_paths, remove_set, unique_ids
 from cslib.data.classes import deal_speakers
 from cslib.files import warn
-from local.prepare_folder import refuse_overlap, remove_set, unique_ids, walk
 
 COLUMNS = ("path", "label", "speaker")
 
@@ -69,7 +69,7 @@ def from_folders(corpus: Path, folder: Path) -> list[Found]:
     if not corpus.is_dir():
         raise UserError(f"{corpus}: there is no such folder")
     refuse_overlap(folder.resolve(), corpus.resolve())
-    everything = sorted(walk(corpus))
+    everything = sorted(relative_audio_paths(corpus))
     paths = [path for path in everything if "/" in path]
     if not paths:
         raise UserError(

@@ -13,10 +13,6 @@ trials/clean.txt with all pairs.
 from __future__ import annotations
 
 import os
-import re
-import shutil
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +20,9 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.corpora.audio_files import AUDIO_SUFFIXES, Checks
+from cslib.corpora.folders import refuse_overlap, relative_audio_paths, remove_set, unique_ids
 from cslib.corpora.preparation import Source, prepare_set
-from cslib.data.manifests import MANIFESTS
 from cslib.data.trials import write_trials
-from cslib.files import printable
 
 MAX_TRIALS = 500_000
 
@@ -57,7 +52,7 @@ def main(options: Options) -> None:
 
 def _prepare(folder: Path, corpus: Path, options: Options, by_speaker: bool) -> None:
     refuse_overlap(folder.resolve(), corpus.resolve())
-    paths = sorted(walk(corpus))
+    paths = sorted(relative_audio_paths(corpus))
     loose = [path for path in paths if by_speaker and "/" not in path]
     sources = list_sources(corpus.absolute(), sorted(set(paths) - set(loose)), folder.absolute() / "audio", by_speaker)
     if not sources:
@@ -86,22 +81,6 @@ def _prepare(folder: Path, corpus: Path, options: Options, by_speaker: bool) -> 
         raise
 
 
-def refuse_overlap(folder: Path, corpus: Path) -> None:
-    if folder == corpus or folder in corpus.parents or corpus in folder.parents:
-        raise UserError(f"{folder}: would lie in the corpus {corpus}, or around it; choose another --data")
-
-
-def remove_set(folder: Path) -> None:
-    """Leave nothing half-written: take away what a failed first run has made, and only that."""
-    for name in ("audio", "trials"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    made = ["journal.jsonl", "journal.partial.jsonl", "speakers.tsv", "rejected.tsv"]
-    for name in [*made, *(f"{name}.jsonl.gz" for name in MANIFESTS)]:
-        (folder / name).unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()
-
-
 def list_sources(corpus: Path, paths: list[str], audio: Path, by_speaker: bool) -> list[Source]:
     """The recordings `paths` below `corpus` (sorted), in the order of their ids.
 
@@ -114,38 +93,6 @@ def list_sources(corpus: Path, paths: list[str], audio: Path, by_speaker: bool) 
         speaker = path.partition("/")[0] if by_speaker else None
         sources.append(Source(name, str(corpus / path), target, speaker))
     return sorted(sources)
-
-
-def unique_ids(paths: list[str]) -> list[str]:
-    """An id for each path: without its ending, "/" and white space replaced; "-2", "-3", ... where two are equal."""
-    ids: dict[str, None] = {}
-    for path in paths:
-        name = re.sub(r"\s+", "_", os.path.splitext(path)[0].replace("/", "-"))
-        unique, number = name, 1
-        while unique in ids:
-            number += 1
-            unique = f"{name}-{number}"
-        ids[unique] = None
-    return list(ids)
-
-
-def walk(corpus: Path) -> Iterator[str]:
-    """Paths of audio files relative to `corpus`, with "/"; links are followed, hidden files are not."""
-    folders, seen = [""], set()
-    while folders:
-        folder = folders.pop()
-        stat = os.stat(corpus / folder)
-        if (stat.st_dev, stat.st_ino) in seen:  # a link that leads back
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        with os.scandir(corpus / folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(f"{folder}{entry.name}/")
-                elif os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES:
-                    yield printable(folder + entry.name)
 
 
 def write_all_pairs(folder: Path, rng: np.random.Generator, limit: int = MAX_TRIALS) -> str:

@@ -13,29 +13,21 @@ speakers of one sex and one third between a woman and a man.
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from math import gcd
 from pathlib import Path
 
 import numpy as np
-import soundfile
-from scipy.signal import resample_poly
 
 from cslib.config import UserError, run
 from cslib.corpora.synthesis.channels import draw_channel
-from cslib.corpora.synthesis.sentences import draw_sentence
+from cslib.corpora.synthesis.speakers import Speaker, say_sentence, write_speech
 from cslib.corpora.synthesis.voices import Synthesiser, draw_voice
 from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.data.trials import write_trials
-from cslib.files import progress, read_json, write_json, writing
+from cslib.files import progress, read_json, write_json
+from cslib.parallel import in_fresh_processes
 
-SHORTEST, LONGEST = 3.0, 6.0  # seconds
-WORDS = (11, 18)  # which mostly take that long
-PRELOADED = ("scipy.signal", "soundfile", "cslib.config", "cslib.corpora.synthesis.channels")  # once, not per speaker
 SAME_SEX_SHARE = 2 / 3  # of the non-target trials: women against men would be too easy
 
 
@@ -51,17 +43,6 @@ class Options:
     test_sessions: int = 3  # at least 2: target trials are across sessions only
     test_utterances: int = 4  # per session
     nontargets_per_target: int = 10  # two thirds of them between speakers of one sex
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """What a process needs to make all recordings of one speaker."""
-
-    name: str
-    sex: str
-    seed: tuple[int, ...]
-    audio: Path  # folder
-    sessions: list[list[str]]  # ids of the utterances, by session
 
 
 def main(options: Options) -> None:
@@ -111,19 +92,6 @@ def _make_set(options: Options, name: str, number: int) -> list[Entry]:
     return sorted((entry for entries in made for entry in entries), key=lambda entry: entry.id)
 
 
-def in_fresh_processes(
-    make: Callable[[Speaker], list[Entry]], speakers: list[Speaker], nj: int
-) -> Iterator[list[Entry]]:
-    """`map` with a new process for every speaker, because the synthesiser remembers what it has said before."""
-    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    # A script that is run cannot be preloaded itself (forkserver forgets its path), but all that it has imported can.
-    imported = sorted(name for name in sys.modules if name.startswith("cslib."))
-    context.set_forkserver_preload([*PRELOADED, *imported, make.__module__])
-    with context.Pool(nj, maxtasksperchild=1) as pool:
-        yield from pool.imap(make, speakers, chunksize=1)
-
-
 def make_speaker(speaker: Speaker) -> list[Entry]:
     """Write all recordings of one speaker; the same bytes whenever it is called in a fresh process."""
     rng = np.random.default_rng(speaker.seed)
@@ -145,28 +113,6 @@ def _speak(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitc
     """float [n] at 16 kHz: a sentence of 3 to 6 seconds, in a rate and pitch close to those given."""
     rate, pitch = rate * rng.uniform(0.95, 1.05), int(np.clip(rng.normal(pitch, 3), 30, 70))
     return say_sentence(rng, synthesiser, rate, pitch)
-
-
-def say_sentence(
-    rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitch: int, ranges: tuple[int, int] = (40, 60)
-) -> np.ndarray:
-    """float [n] at 16 kHz: the first of random sentences that lasts from SHORTEST to LONGEST.
-
-    ranges  lowest and highest range of its pitch, drawn evenly; 50 is the voice's own
-    """
-    for _ in range(100):
-        text = draw_sentence(rng, *WORDS)
-        speech = synthesiser.say("speaker", text, rate, pitch, pitch_range=int(rng.integers(ranges[0], ranges[1] + 1)))
-        if SHORTEST <= len(speech) / synthesiser.sample_rate <= LONGEST:
-            factor = gcd(SAMPLE_RATE, synthesiser.sample_rate)
-            return resample_poly(speech / 32768, SAMPLE_RATE // factor, synthesiser.sample_rate // factor)
-    raise RuntimeError("none of a hundred sentences has a fitting length")
-
-
-def write_speech(path: Path, speech: np.ndarray) -> Path:
-    with writing(path) as temporary:
-        soundfile.write(temporary, speech, SAMPLE_RATE, "PCM_16", format="FLAC")
-    return path
 
 
 def draw_trials(entries: list[Entry], nontargets_per_target: int, seed: int) -> tuple[list[str], list[str], np.ndarray]:

@@ -22,13 +22,13 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.corpora.class_preparation import TABLE, write_classes
-from cslib.corpora.pair_preparation import claim
 from cslib.corpora.synthesis.channels import draw_channel
+from cslib.corpora.synthesis.speakers import Speaker, say_sentence, write_speech
 from cslib.corpora.synthesis.voices import Synthesiser, draw_voice
 from cslib.data.classes import ClassTable, Labelled, deal_speakers
 from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
-from cslib.files import progress
-from local.prepare_mini import Speaker, in_fresh_processes, say_sentence, write_speech
+from cslib.files import claim, progress
+from cslib.parallel import in_fresh_processes
 
 PART = 3  # of the seed: prepare_mini.py draws its speakers from parts 0 and 1
 

@@ -20,12 +20,12 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.corpora.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
-from cslib.corpora.pair_preparation import claim
+from cslib.corpora.synthesis.speakers import Speaker, say_sentence, write_speech
 from cslib.corpora.synthesis.voices import Synthesiser, draw_voice
 from cslib.data.banks import open_banks
 from cslib.data.manifests import Entry, write_set
-from cslib.files import progress
-from local.prepare_mini import Speaker, in_fresh_processes, say_sentence, write_speech
+from cslib.files import claim, progress
+from cslib.parallel import in_fresh_processes
 
 LEVELS = (-30.0, -20.0)  # dB of full scale, root mean square of an utterance
 PEAK = 0.95  # of full scale

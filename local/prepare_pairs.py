@@ -25,9 +25,10 @@ import numpy as np
 from cslib.config import UserError, run
 from cslib.corpora.audio_files import Checks
 from cslib.corpora.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
-from cslib.corpora.pair_preparation import Pair, claim, find_pairs, find_recordings, prepare_pairs, refuse_unequal
+from cslib.corpora.pair_preparation import Pair, find_pairs, find_recordings, prepare_pairs, refuse_unequal
 from cslib.corpora.preparation import Source, prepare_set
 from cslib.data.banks import open_banks
+from cslib.files import claim
 
 FEW_FOLDERS = 4  # with fewer folders than this, single recordings are held out
 

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from cslib.config import UserError, run
 from cslib.corpora.audio_files import Checks
-from cslib.corpora.pair_preparation import Pair, claim, find_pairs, prepare_pairs, refuse_unequal
+from cslib.corpora.pair_preparation import Pair, find_pairs, prepare_pairs, refuse_unequal
 from cslib.data.pairs import Condition
+from cslib.files import claim
 
 PUBLISHED_AT = "https://datashare.ed.ac.uk/handle/10283/2791"
 

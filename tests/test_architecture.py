@@ -62,7 +62,7 @@ FLOORS = [
     ["cslib.corpora"],
     ["cslib.data"],
     ["cslib.clustering", "cslib.devices"],
-    ["cslib.files", "cslib.provenance"],
+    ["cslib.files", "cslib.parallel", "cslib.provenance"],
     ["cslib.config", "cslib"],
 ]
 

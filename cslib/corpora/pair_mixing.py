@@ -18,13 +18,12 @@ import numpy as np
 import soundfile
 
 from cslib.config import UserError
-from cslib.corpora.pair_preparation import claim
-from cslib.corpora.preparation import in_order
 from cslib.data.banks import Banks, NoiseBank, open_banks
 from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.data.pairs import Condition, PairedUtterances, write_conditions
 from cslib.data.utterances import Utterances
-from cslib.files import progress, writing
+from cslib.files import claim, progress, writing
+from cslib.parallel import in_order
 
 TRAIN_SNRS = (0.0, 5.0, 10.0, 15.0)  # dB, as in VoiceBank-DEMAND; so are those of the test
 TEST_SNRS = (2.5, 7.5, 12.5, 17.5)
@@ -110,13 +109,15 @@ def write_pair(places: Places, seed: tuple[int, ...], mixing: Mixing) -> int:
         rng = np.random.default_rng([*seed, mixing.row, 1])
         speech = utterances.read(mixing.row)
         noise = audible_crop(rng, banks.noise[mixing.kind], len(speech))
-        for path, samples in zip(paths, mix(rng, speech, noise, mixing.snr), strict=True):
+        for path, samples in zip(paths, mix_at_snr(rng, speech, noise, mixing.snr), strict=True):
             with writing(path) as temporary:
                 soundfile.write(temporary, samples, SAMPLE_RATE, "PCM_16", format="FLAC")
     return int(utterances.num_samples[mixing.row])
 
 
-def mix(rng: np.random.Generator, speech: np.ndarray, noise: np.ndarray, snr: float) -> tuple[np.ndarray, np.ndarray]:
+def mix_at_snr(
+    rng: np.random.Generator, speech: np.ndarray, noise: np.ndarray, snr: float
+) -> tuple[np.ndarray, np.ndarray]:
     """(clean, noisy), int16 [T] each, of which the difference is noise that is `snr` dB below the clean speech.
 
     speech, noise  int16 [T], neither of them silent
@@ -141,7 +142,7 @@ def audible_crop(rng: np.random.Generator, bank: NoiseBank, frames: int) -> np.n
 def _open_noise(folder: Path) -> Banks:
     banks = open_banks(folder)
     if not banks.noise:
-        raise UserError(f"{folder}: holds rooms only, and no noise to mix with; prepare other noise")
+        raise UserError(f"{folder}: holds RIRs only, and no noise to mix with; prepare other noise")
     return banks
 
 

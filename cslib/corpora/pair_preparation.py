@@ -11,10 +11,11 @@ import soundfile
 
 from cslib.config import UserError
 from cslib.corpora.audio_files import AUDIO_SUFFIXES, Checks
-from cslib.corpora.preparation import Source, Summary, in_order, prepare_set
+from cslib.corpora.preparation import Source, Summary, prepare_set
 from cslib.data.manifests import SAMPLE_RATE, Entry, read_manifest, write_set
 from cslib.data.pairs import SIDES, Condition, PairedUtterances, write_conditions
-from cslib.files import progress, read_json, write_json
+from cslib.files import progress
+from cslib.parallel import in_order
 
 
 class Pair(NamedTuple):
@@ -81,25 +82,6 @@ def _length(path: str) -> int | None:
     except soundfile.LibsndfileError:
         return None
     return -(-header.frames * SAMPLE_RATE // header.samplerate)
-
-
-def claim(folder: Path, settings: dict[str, str]) -> None:
-    """Note in made_from.json what a folder is about to be made from.
-
-    Raises UserError when it was made from something else: recordings of equal names would be taken for done.
-    """
-    marker = folder / "made_from.json"
-    if not marker.exists():
-        write_json(marker, settings)
-        return
-    known = read_json(marker)
-    differing = [name for name, value in settings.items() if known.get(name) != value]
-    if differing:
-        name = differing[0]
-        raise UserError(
-            f"{folder}: was made with another {name} ({known.get(name)}, now {settings[name]}); remove it "
-            "or choose another folder"
-        )
 
 
 def prepare_pairs(

@@ -9,29 +9,21 @@ nothing is held.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from cslib.config import UserError
 from cslib.corpora.audio_files import UNREADABLE, Checks, examine
 from cslib.data.manifests import MANIFESTS, SAMPLE_RATE, Entry, write_set
 from cslib.files import progress, writing
+from cslib.parallel import CHUNK, in_order
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-CHUNK = 32  # recordings a worker takes at a time
 MAX_UNREADABLE = 0.05  # more than this share of damaged files is a broken copy, not a corpus
 
 
@@ -120,34 +112,6 @@ def prepare_set(
     with suppress(_Unchanged):
         write_set(folder, _entries(folder, sources, checks, nj, total, columns, summary), summary.rejected)
     return summary
-
-
-def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], nj: int, chunk: int = CHUNK
-) -> Iterator[Result]:
-    """`map` over `nj` processes that reads only a little ahead and gives the results in order.
-
-    chunk  items that a process takes at a time
-    """
-    if nj <= 1:
-        yield from map(function, items)
-        return
-    items, pending = iter(items), deque()
-    with ProcessPoolExecutor(nj, initializer=_end_with_parent) as pool:
-        try:
-            while some := list(islice(items, chunk)):
-                pending.append(pool.submit(_all, function, some))
-                if len(pending) > 4 * nj:
-                    yield from pending.popleft().result()
-            while pending:
-                yield from pending.popleft().result()
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed, perhaps for lack of memory; run again with a "
-                "smaller --nj, the work goes on where it was"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 class Journal:
@@ -259,20 +223,6 @@ def _process(task: tuple[Source, Record | None], checks: Checks) -> tuple[Source
     found = examine(source.path, source.target, checks)
     record = Record(source.id, source.path, size, mtime_ns, found.audio, found.num_samples, found.reason, found.change)
     return source, record, "converted" if found.converted else "examined"
-
-
-def _end_with_parent() -> None:
-    """Make a worker end when its parent was killed; it would wait for work for ever."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _all(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
-    return [function(item) for item in items]
 
 
 def _refuse_when_broken(summary: Summary) -> None:

@@ -180,7 +180,7 @@ def add_noise(speech: Tensor, noise: Tensor, snr: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mix(sources: Tensor, sir_db: Tensor) -> tuple[Tensor, Tensor]:
+def mix_at_sir(sources: Tensor, sir_db: Tensor) -> tuple[Tensor, Tensor]:
     """Mix sources, the first one `sir_db` louder than each of the others (ratio of total energies).
 
     sources [*, C, T], sir_db [*, C-1] -> mixture [*, T], scaled sources [*, C, T] that add up to it. The

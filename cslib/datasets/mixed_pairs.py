@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cslib.corpora.pair_mixing import audible_crop, mix
+from cslib.corpora.pair_mixing import audible_crop, mix_at_snr
 from cslib.data.banks import NoiseBank
 from cslib.data.utterances import Utterances
 from cslib.datasets.pairs import PairConfig, Pairs, take_crop
@@ -29,7 +29,7 @@ class MixedPairs(Pairs):
         """int16 [2, T]: noisy and clean"""
         speech = self._speech(row, rng)
         noise = audible_crop(rng, self.noise[rng.integers(len(self.noise))], self.frames)
-        clean, noisy = mix(rng, speech, noise, rng.uniform(*self.snr_db))
+        clean, noisy = mix_at_snr(rng, speech, noise, rng.uniform(*self.snr_db))
         return np.stack([noisy, clean])
 
     def _speech(self, row: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,10 +12,10 @@ import soundfile
 
 from cslib.config import UserError
 from cslib.corpora.audio_files import SOUNDFILE_SUFFIXES
-from cslib.corpora.preparation import in_order
 from cslib.data.manifests import SAMPLE_RATE, recordings_of_set
 from cslib.evaluation.speech_quality import MEASURES, measure
 from cslib.files import progress, write_lines
+from cslib.parallel import in_order
 
 Result = TypeVar("Result")
 

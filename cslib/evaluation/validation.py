@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from cslib.config import UserError
-from cslib.corpora.preparation import in_order
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances, whole_batches
 from cslib.datasets.augmentation import to_float
 from cslib.evaluation.speech_quality import SHORTEST, Unmeasurable, pesq_wide_band, si_sdr
+from cslib.parallel import in_order
 
 # What is measured, and the value of a recording that has none, as when a network gives silence: a poor one.
 MEASURES: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], float]] = {

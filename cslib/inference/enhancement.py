@@ -14,9 +14,8 @@ import torch
 from cslib.checkpoints import digest, load_enhancer
 from cslib.config import UserError
 from cslib.corpora.audio_files import Unreadable, reading, write_16_bit
-from cslib.corpora.pair_preparation import claim
 from cslib.data.manifests import SAMPLE_RATE, recordings_of_set
-from cslib.files import progress, writing
+from cslib.files import claim, progress, writing
 from cslib.models.layers.spectra import Enhancer
 
 SUFFIXES = (".wav", ".flac")  # what can be written as it was read

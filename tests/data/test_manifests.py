@@ -11,7 +11,7 @@ from scipy.signal import resample_poly
 
 from cslib.config import UserError
 from cslib.corpora.audio_files import Checks, convert, examine, resample
-from cslib.corpora.preparation import Journal, Record, Source, in_order, prepare_set
+from cslib.corpora.preparation import Journal, Record, Source, prepare_set
 from cslib.data.manifests import MANIFESTS, Entry, as_lhotse, read_manifest, write_set
 
 SPEECH = np.sin(np.arange(20_000) / 7.0) * 0.3
@@ -155,19 +155,6 @@ def test_changed_source_is_converted_again(tmp_path):
     os.utime(source, (2e9, 2e9))
     found = examine(str(source), str(target), Checks())
     assert found.converted and found.num_samples == 30_000
-
-
-def test_processes_give_results_in_order_and_read_only_a_little_ahead():
-    given = []
-
-    def items():
-        for item in range(400):
-            given.append(item)
-            yield item
-
-    results = in_order(abs, items(), nj=2, chunk=4)
-    assert next(results) == 0 and len(given) < 60
-    assert list(results) == list(range(1, 400))
 
 
 def record(name, reason=""):

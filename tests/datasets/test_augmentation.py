@@ -19,7 +19,7 @@ from cslib.datasets.augmentation import (
     draw_channel,
     draw_degradation,
     level,
-    mix,
+    mix_at_sir,
     reverberate,
     to_float,
 )
@@ -227,8 +227,8 @@ def test_signals_too_faint_to_square_stay_finite(faint):
         add_noise(speech, noise, zero),
         add_noise(noise, speech, zero),
         reverberate(noise, torch.ones(1, 4)),
-        mix(torch.stack([speech, noise], 1), zero[None])[0],
-        mix(torch.stack([noise, speech], 1), zero[None])[0],
+        mix_at_sir(torch.stack([speech, noise], 1), zero[None])[0],
+        mix_at_sir(torch.stack([noise, speech], 1), zero[None])[0],
         level(noise),
     ):
         assert signal.isfinite().all()
@@ -237,7 +237,7 @@ def test_signals_too_faint_to_square_stay_finite(faint):
 def test_sir_comes_out_as_asked_and_the_sources_add_up():
     sources = random_audio(5, 3, FRAMES) * torch.tensor([1.0, 0.1, 3.0])[:, None]
     sir = torch.tensor([[0.0, 5.0], [-5.0, 12.0], [3.0, 3.0], [20.0, -20.0], [1.5, 0.0]])
-    mixture, scaled = mix(sources, sir)
+    mixture, scaled = mix_at_sir(sources, sir)
     assert torch.equal(scaled[:, 0], sources[:, 0])
     assert torch.allclose(decibels(scaled[:, :1], scaled[:, 1:]), sir.double(), atol=0.01)
     assert torch.allclose(mixture, scaled.sum(1))
@@ -247,10 +247,10 @@ def test_mixture_with_silent_or_single_sources():
     sources = random_audio(2, 2, FRAMES)
     sources[0, 1] = 0  # nobody interferes
     sources[1, 0] = 0  # nothing to be relative to
-    mixture, scaled = mix(sources, torch.zeros(2, 1))
+    mixture, scaled = mix_at_sir(sources, torch.zeros(2, 1))
     assert torch.equal(scaled, sources)
     assert torch.equal(mixture[0], sources[0, 0])
-    assert torch.equal(mix(sources[:, :1], torch.zeros(2, 0))[0], sources[:, 0])
+    assert torch.equal(mix_at_sir(sources[:, :1], torch.zeros(2, 0))[0], sources[:, 0])
 
 
 def test_level_is_the_root_mean_square_in_dbfs():
@@ -297,8 +297,8 @@ def test_gpu_agrees_with_cpu():
     batch = a_batch(4, 2)
     on_gpu = degrade(*(tensor.cuda() for tensor in batch))
     assert torch.allclose(on_gpu.cpu(), degrade(*batch), atol=1e-5)
-    mixture, _ = mix(batch[0].cuda(), torch.zeros(4, 1).cuda())
-    assert torch.allclose(mixture.cpu(), mix(batch[0], torch.zeros(4, 1))[0], atol=1e-5)
+    mixture, _ = mix_at_sir(batch[0].cuda(), torch.zeros(4, 1).cuda())
+    assert torch.allclose(mixture.cpu(), mix_at_sir(batch[0], torch.zeros(4, 1))[0], atol=1e-5)
 
 
 def test_channel_has_the_drawn_gain_and_leaves_time_and_energy_alone():

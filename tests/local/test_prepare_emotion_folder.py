@@ -131,7 +131,7 @@ def test_bad_folder_is_one_sentence_and_nothing_is_made(tmp_path):
     wav(tmp_path / "loose/a.wav")
     refused("no recording .* in folders named after classes", tmp_path / "loose")
     by_speaker(tmp_path / "mixed")
-    refused("would lie in the corpus", tmp_path / "mixed", tmp_path / "mixed/data")
+    refused("lies in the corpus", tmp_path / "mixed", tmp_path / "mixed/data")
     wav(tmp_path / "mixed/glad/loose.wav")
     refused("glad/loose.wav: lies in no speaker's folder, and others do", tmp_path / "mixed")
     by_speaker(tmp_path / "one", classes=["glad"])

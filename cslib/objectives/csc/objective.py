@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cslib.config import UserError, find
-from cslib.datasets.augmentation import degrade, level, mix, reverberate, to_float
+from cslib.datasets.augmentation import degrade, level, mix_at_sir, reverberate, to_float
 from cslib.datasets.mixtures import MixtureConfig, Mixtures
 from cslib.models.base import Separative
 from cslib.objectives.base import Losses, Objective, Task, gather, global_mean
@@ -134,7 +134,7 @@ class Csc(Objective):
         """Degrade each source by itself, then mix: mixture [B, T] and the dry sources [B, C, T] in it."""
         dry = level(reverberate(to_float(batch["sources"]), batch["channel"]), LEVEL)
         wet = degrade(dry, batch["noise"], batch["snr"], batch["rir"])
-        mixture, _ = mix(wet * batch["active"][..., None], batch["sir"])
+        mixture, _ = mix_at_sir(wet * batch["active"][..., None], batch["sir"])
         return level(mixture, LEVEL), dry
 
     def _agreement(

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cslib.config import UserError
-from cslib.datasets.augmentation import mix
+from cslib.datasets.augmentation import mix_at_sir
 from cslib.datasets.views import Views
 from cslib.models.base import FineTunable, FramePooled
 from cslib.objectives.base import Losses, Task
@@ -125,7 +125,7 @@ class WithSir(Dataset):
 
 def mixed_with_neighbours(crops: Tensor, sir_db: Tensor) -> Tensor:
     """Each crop of [B, T] with the one before it in the batch added, sir_db [B] softer than itself -> [B, T]."""
-    return mix(torch.stack([crops, crops.roll(1, 0)], dim=1), sir_db[:, None])[0]
+    return mix_at_sir(torch.stack([crops, crops.roll(1, 0)], dim=1), sir_db[:, None])[0]
 
 
 def pairwise_cross_entropy(points: Tensor, prototypes: Tensor, talkers: Tensor, temperature: float) -> Tensor:

@@ -11,7 +11,6 @@ from torch.utils.data import default_collate
 
 from cslib import checkpoints
 from cslib.config import UserError, from_dict, load_yaml, to_dict
-from cslib.corpora.preparation import in_order
 from cslib.data.banks import BankWriter, open_banks
 from cslib.data.pairs import PairedUtterances
 from cslib.datasets.augmentation import AugmentConfig, to_float
@@ -35,6 +34,7 @@ from cslib.objectives.ccr.regulariser import (
     curriculum_weights,
     gradient_norm,
 )
+from cslib.parallel import in_order
 from cslib.training.distributed import Processes
 from cslib.training.loop import Trainer, TrainingConfig
 from tests.evaluation.speech import needs_pesq, talk
