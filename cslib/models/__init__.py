@@ -1,1 +1,1 @@
-"""One network a file; a configuration names the file."""
+"""Networks, one per file; `network.name` of a configuration is the name of the file. See base.py to add one."""

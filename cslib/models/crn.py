@@ -1,9 +1,9 @@
 """Convolutional-recurrent enhancement on power-compressed spectra: a small U-Net with a dual-path bottleneck.
 
-The family is that of CRN (Tan and Wang 2018) and DPCRN (Le et al. 2021, arXiv 2107.05429): convolutions halve the
-bands, recurrences along bands and along frames see the whole, transposed convolutions come back beside
-skip connections, and a bounded complex ratio mask is put on the noisy spectrum. 0.33 million parameters.
-Shapes: B recordings, L frames, N bands, M bands of the bottleneck, C its channels.
+It follows CRN (Tan and Wang 2018) and DPCRN (Le et al. 2021, arXiv 2107.05429): strided convolutions halve the bands,
+recurrent layers run along bands and along frames, transposed convolutions with skip connections restore the bands,
+and a bounded complex ratio mask is applied to the noisy spectrum. 0.33 million parameters.
+Shapes: B recordings, L frames, N bands, M bands in the bottleneck, C its channels.
 """
 
 from __future__ import annotations
@@ -14,27 +14,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cslib.config import UserError
+from cslib.config import require
 from cslib.models.layers.spectra import Enhancer, SpectralConfig, complex_ratio_mask, described, recur, unit_mask
 
-FRAMES, BANDS = 3, 5  # that a convolution spans
+FRAMES, BANDS = 3, 5  # kernel of the convolutions
 
 
 @dataclass
 class Config(SpectralConfig):
-    channels: list[int] = field(default_factory=lambda: [16, 32, 48, 64])  # of each stage; each halves the bands
-    recurrent_blocks: int = 2  # each along bands, then along frames
-    causal: bool = False  # look no further ahead than the window reaches: 32 ms with 512 samples
+    channels: list[int] = field(default_factory=lambda: [16, 32, 48, 64])  # of each stage; a stage halves the bands
+    recurrent_blocks: int = 2  # dual-path blocks: along bands, then along frames
+    causal: bool = False  # look ahead by no more than one window (512 samples are 32 ms)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.channels or min(self.channels) < 1 or self.channels[-1] % 2:
-            raise UserError(
-                f"network.channels: {self.channels} will not do; give one or more numbers of 1 or more, "
-                "the last one even"
-            )
-        if self.recurrent_blocks < 0:
-            raise UserError(f"network.recurrent_blocks: {self.recurrent_blocks} will not do; give 0 or more")
+        good = bool(self.channels) and min(self.channels) >= 1 and self.channels[-1] % 2 == 0
+        require(good, "network.channels", self.channels, "one or more positive numbers, the last one even")
+        require(self.recurrent_blocks >= 0, "network.recurrent_blocks", self.recurrent_blocks, "at least 0")
 
 
 def build(config: Config) -> Crn:
@@ -44,9 +40,9 @@ def build(config: Config) -> Crn:
 class Crn(Enhancer):
     """Noisy audio [B, T] -> enhanced audio [B, T].
 
-    causal  Convolutions and recurrences then see the past only, and the level is the mean up to each frame. (In
-            training mode batch normalisation still sees all frames.) A sample of the output waits for the frames it
-            lies in: window - 1 samples of look-ahead. Windows of long recordings keep that.
+    With `causal`, convolutions and recurrences see past frames only, and the level is a running mean. (In training mode
+    batch normalisation still uses all frames.) A sample of the output depends on the frames that contain it, so the
+    look-ahead is window - 1 samples, for long recordings as well.
     """
 
     def __init__(self, config: Config) -> None:
@@ -60,13 +56,16 @@ class Crn(Enhancer):
         )
         self.bottleneck = nn.ModuleList(DualPath(widths[-1], config.causal) for _ in range(config.recurrent_blocks))
         stages = range(len(config.channels), 0, -1)
-        self.decoder = nn.ModuleList(
+        decoder = [
             Up(2 * widths[stage], widths[stage - 1] if stage > 1 else 2, bands[stage - 1], config.causal, stage == 1)
             for stage in stages
-        )
-        with torch.no_grad():  # nearly a mask of one: learning starts from the noisy speech, not from something worse
-            self.decoder[-1].convolution.weight.mul_(0.1)
-            self.decoder[-1].convolution.bias.copy_(torch.tensor([unit_mask(), 0.0]))
+        ]
+        self.decoder = nn.ModuleList(decoder)
+        mask = decoder[-1].convolution
+        assert mask.bias is not None  # the last stage has one
+        with torch.no_grad():  # nearly a mask of 1: training starts near the noisy speech
+            mask.weight.mul_(0.1)
+            mask.bias.copy_(torch.tensor([unit_mask(), 0.0]))
 
     def estimate(self, spectrum: Tensor, inside: Tensor | None) -> Tensor:
         x, skipped = _masked(described(spectrum), inside), []
@@ -83,7 +82,7 @@ class Crn(Enhancer):
 
 
 class Down(nn.Module):
-    """Half the bands, as many frames: [B, inputs, L, N] -> [B, outputs, L, (N + 1) // 2]."""
+    """Halve the bands, keep the frames: [B, inputs, L, N] -> [B, outputs, L, (N + 1) // 2]."""
 
     def __init__(self, inputs: int, outputs: int, causal: bool) -> None:
         super().__init__()
@@ -97,7 +96,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Back to `bands`: [B, inputs, L, (bands + 1) // 2] -> [B, outputs, L, bands]; the last one is linear."""
+    """Restore the bands: [B, inputs, L, (bands + 1) // 2] -> [B, outputs, L, bands]; linear if `last`."""
 
     def __init__(self, inputs: int, outputs: int, bands: int, causal: bool, last: bool) -> None:
         super().__init__()
@@ -109,13 +108,13 @@ class Up(nn.Module):
         self.activation = nn.Identity() if last else nn.PReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Frame t of the transposed convolution holds frames t - 2, t - 1 and t of its input.
+        # Frame t of the transposed convolution depends on frames t - 2, t - 1 and t of its input.
         y = self.convolution(x)[:, :, self.first : self.first + x.shape[2]]
         return self.activation(self.norm(y))
 
 
 class DualPath(nn.Module):
-    """A recurrence along the bands of each frame, then one along the frames of each band: [B, L, M, C] -> same."""
+    """A GRU along the bands of each frame, then one along the frames of each band: [B, L, M, C] -> same."""
 
     def __init__(self, channels: int, causal: bool) -> None:
         super().__init__()
@@ -132,5 +131,5 @@ class DualPath(nn.Module):
 
 
 def _masked(x: Tensor, inside: Tensor | None) -> Tensor:
-    """Zeros beyond the recording, as a convolution's own padding has them: [B, C, L, N], bool [B, L]."""
+    """x [B, C, L, N] with zeros outside `inside` bool [B, L], as a convolution's own padding has them."""
     return x if inside is None else x * inside[:, None, :, None]

@@ -1,7 +1,7 @@
-"""Magnitude-mask enhancement with a bidirectional GRU: the plain baseline that a plug-in has to help as well.
+"""Enhancement by magnitude masks from a bidirectional GRU: a plain baseline network.
 
-Compressed magnitudes in, a mask between 0 and 1 for every band of every frame out; phases stay noisy (as the mask
-networks of Weninger et al. 2015 have it). 0.45 million parameters.
+The input is compressed magnitudes, the output a mask from 0 to 1 for every band of every frame; phases stay noisy
+(Weninger et al. 2015). 0.45 million parameters.
 Shapes: B recordings, L frames, N bands.
 """
 
@@ -12,21 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cslib.config import UserError
+from cslib.config import require
 from cslib.models.layers.spectra import Enhancer, SpectralConfig, compressed_magnitude, recur
 
 
 @dataclass
 class Config(SpectralConfig):
-    hidden: int = 100  # GRU units per direction; 24 trains on a CPU in minutes
-    layers: int = 2  # of the GRU
+    hidden: int = 100  # GRU units per direction; with 24, training takes minutes on a CPU
+    layers: int = 2  # GRU layers
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.hidden < 1 or self.layers < 1:
-            raise UserError(
-                f"network.hidden {self.hidden} and network.layers {self.layers} are 1 or more; change the config"
-            )
+        require(self.hidden >= 1, "network.hidden", self.hidden, "at least 1")
+        require(self.layers >= 1, "network.layers", self.layers, "at least 1")
 
 
 def build(config: Config) -> MaskGru:
@@ -34,13 +32,13 @@ def build(config: Config) -> MaskGru:
 
 
 class MaskGru(Enhancer):
-    """Noisy audio [B, T] -> enhanced audio [B, T]; no band ever gets louder."""
+    """Noisy audio [B, T] -> enhanced audio [B, T]; no band is amplified."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.gru = nn.GRU(config.bands, config.hidden, config.layers, batch_first=True, bidirectional=True)
         self.to_mask = nn.Linear(2 * config.hidden, config.bands)
-        nn.init.ones_(self.to_mask.bias)  # learning starts near the noisy speech
+        nn.init.ones_(self.to_mask.bias)  # training starts near the noisy speech
 
     def estimate(self, spectrum: Tensor, inside: Tensor | None) -> Tensor:
         values = self.to_mask(recur(self.gru, compressed_magnitude(spectrum), inside))

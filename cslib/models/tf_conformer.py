@@ -1,9 +1,9 @@
 """Time-frequency conformer: the generator of CMGAN (Cao et al. 2022, arXiv 2203.15149) with two blocks, not four.
 
 A dense convolutional encoder halves the bands; blocks attend along frames and then along bands; one decoder masks the
-compressed magnitude, another adds a complex residual. No discriminator. Unlike CMGAN: batch and layer norms in place
-of instance norms, so that neither padding nor length enters, and no relative positions in the attention, as the
-convolutions order the frames and a learnt vector names each band. 1.24 million parameters.
+compressed magnitude, another adds a complex residual. There is no discriminator. Other differences from CMGAN: batch
+and layer norms replace instance norms, so that padding and length have no effect, and the attention has no relative
+positions: convolutions encode the order of frames, and a learnt vector identifies each band. 1.24 million parameters.
 Shapes: B recordings, L frames, N bands, M = (N + 1) / 2 bands in the blocks, C channels, R rows of length S.
 """
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cslib.config import UserError
+from cslib.config import UserError, require
 from cslib.models.layers.spectra import (
     COMPRESSION,
     MASK_LIMIT,
@@ -33,22 +33,22 @@ from cslib.models.layers.spectra import (
 class Config(SpectralConfig):
     window: int = 400  # samples of the Hann window, a multiple of hop and of 4
     hop: int = 100  # samples from one frame to the next
-    channels: int = 64  # C, width of everything; 16, with blocks 1 and hop 200, trains on a CPU
-    blocks: int = 2  # conformers along frames and along bands; CMGAN has 4
-    heads: int = 4  # of the attention
-    dense_layers: int = 4  # convolutions of encoder and decoders; each looks back twice as far as the one before
-    kernel: int = 31  # frames, or bands, that the convolution of a conformer spans; odd
-    dropout: float = 0.1  # inside the conformers; CMGAN has 0.2
+    channels: int = 64  # C, of all layers; 16, with blocks 1 and hop 200, can be trained on a CPU
+    blocks: int = 2  # pairs of conformers, along frames and along bands; CMGAN has 4
+    heads: int = 4  # attention heads
+    dense_layers: int = 4  # convolutions in each dense block; the dilation doubles from one to the next
+    kernel: int = 31  # frames or bands, kernel of the convolution in a conformer; odd
+    dropout: float = 0.1  # in the conformers; CMGAN has 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, least in (("channels", 1), ("blocks", 0), ("heads", 1), ("dense_layers", 1), ("kernel", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"network.{name}: {getattr(self, name)} will not do; give {least} or more")
-        if self.channels % self.heads or self.kernel % 2 == 0 or not 0 <= self.dropout < 1:
+            require(getattr(self, name) >= least, f"network.{name}", getattr(self, name), f"at least {least}")
+        require(self.kernel % 2 == 1, "network.kernel", self.kernel, "odd")
+        require(0 <= self.dropout < 1, "network.dropout", self.dropout, "at least 0 and less than 1")
+        if self.channels % self.heads:
             raise UserError(
-                f"network: heads {self.heads} divides channels {self.channels}, kernel {self.kernel} is "
-                f"odd and dropout {self.dropout:g} is from 0 to below 1; change the config"
+                f"network.heads is {self.heads}; it must be a divisor of network.channels, which is {self.channels}"
             )
 
 
@@ -70,10 +70,13 @@ class TfConformer(Enhancer):
         self.band = nn.Parameter(0.02 * torch.randn((config.bands + 1) // 2, channels))
         self.blocks = nn.ModuleList(TfBlock(config) for _ in range(config.blocks))
         self.to_mask, self.to_residual = decoder(channels, layers, 1), decoder(channels, layers, 2)
-        with torch.no_grad():  # a mask of one and little residual: learning starts near the noisy speech
-            self.to_mask[-1].bias.fill_(-math.log(MASK_LIMIT**COMPRESSION - 1))
-            self.to_residual[-1].weight.mul_(0.1)
-            self.to_residual[-1].bias.zero_()
+        mask, residual = self.to_mask[-1], self.to_residual[-1]
+        assert isinstance(mask, nn.Conv2d) and isinstance(residual, nn.Conv2d)
+        assert mask.bias is not None and residual.bias is not None
+        with torch.no_grad():  # a mask of 1 and a small residual: training starts near the noisy speech
+            mask.bias.fill_(-math.log(MASK_LIMIT**COMPRESSION - 1))
+            residual.weight.mul_(0.1)
+            residual.bias.zero_()
 
     def estimate(self, spectrum: Tensor, inside: Tensor | None) -> Tensor:
         x = self.encoder(described(spectrum)).permute(0, 2, 3, 1) + self.band  # [B, L, M, C]
@@ -83,7 +86,7 @@ class TfConformer(Enhancer):
         mask = MASK_LIMIT**COMPRESSION * torch.sigmoid(self.to_mask(x)[:, 0].float())
         residual = torch.view_as_complex(self.to_residual(x).float().permute(0, 2, 3, 1).contiguous())
         enhanced = expanded(mask * compressed(spectrum) + residual)
-        # The residual could put sound where there was none.
+        # Silent frames stay silent, whatever the residual.
         return enhanced * (squared(spectrum).sum(-1, keepdim=True) > 0)
 
 
@@ -97,16 +100,16 @@ def decoder(channels: int, layers: int, outputs: int) -> nn.Sequential:
 
 
 class ConvNorm(nn.Sequential):
-    """A convolution, batch normalisation, PReLU."""
+    """A convolution, batch normalisation and PReLU."""
 
     def __init__(self, convolution: nn.Module, channels: int) -> None:
         super().__init__(convolution, nn.BatchNorm2d(channels), nn.PReLU(channels))
 
 
 class DenseBlock(nn.Module):
-    """Convolutions that each see all before them: [B, C, L, M] -> [B, C, L, M].
+    """Convolutions that each see the outputs of all before them: [B, C, L, M] -> [B, C, L, M].
 
-    Their two frames lie 1, 2, 4, ... apart, the later one the present: padding after a recording stays outside.
+    They are causal, with a kernel of two frames and dilations 1, 2, 4, ...: padding after a recording cannot leak in.
     """
 
     def __init__(self, channels: int, layers: int) -> None:
@@ -142,7 +145,7 @@ class TfBlock(nn.Module):
 
 
 class Conformer(nn.Module):
-    """Half a feed-forward layer, attention, convolution, the other half (Gulati et al. 2020): [R, S, C] -> same."""
+    """Half-step feed-forward, attention, convolution, feed-forward (Gulati et al. 2020): [R, S, C] -> same."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -171,9 +174,9 @@ def feed_forward(channels: int, dropout: float) -> nn.Sequential:
 
 
 class Attention(nn.Module):
-    """Each place of a row looks at all places inside it: [R, S, C], bool [R, S] -> [R, S, C].
+    """Self-attention along the rows: [R, S, C], bool [R, S] (inside the recording) -> [R, S, C].
 
-    Memory grows with S, not with its square, where torch has such a kernel.
+    Memory grows linearly with S where torch has a fused kernel.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -190,7 +193,7 @@ class Attention(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A gated, depthwise convolution along the rows: [R, S, C], bool [R, S] -> [R, S, C]."""
+    """Gated depthwise convolution along the rows: [R, S, C], bool [R, S] (inside the recording) -> [R, S, C]."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()

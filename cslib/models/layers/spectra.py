@@ -1,7 +1,7 @@
-"""Short-time spectra, and what the networks that enhance speech through them have in common.
+"""Short-time spectra, and the base class of networks that enhance speech through them.
 
-A network gives a mask or a spectrum for the frames it is shown; levels, lengths, the way back to audio and long
-recordings are settled here once. Shapes: B recordings, T samples, L frames, N bands, R rows of a recurrence.
+A network maps the spectrum of noisy speech to an enhanced spectrum. Level normalisation, lengths, resynthesis and long
+recordings are handled here. Shapes: B recordings, T samples, L frames, N bands, R rows of a recurrence.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from cslib.config import UserError
+from cslib.config import UserError, require
 from cslib.data.manifests import SAMPLE_RATE
 
-COMPRESSION = 0.3  # exponent of magnitudes, about what loudness is to pressure
-FLOOR = 1e-8  # of squared magnitudes whose mean is near 1: 80 dB below it, roots and powers lose their steepness
+COMPRESSION = 0.3  # exponent of magnitudes; loudness grows about as this power of sound pressure
+FLOOR = 1e-8  # added to squared magnitudes, whose mean is near 1: bounds the gradients of powers near zero (-80 dB)
 SILENCE = 1e-20  # mean squared magnitude; far below one step of a 16-bit sample, and safe to divide by
-MASK_LIMIT = 2.0  # no complex mask amplifies by more: 6 dB, for bands where noise has cancelled speech
+MASK_LIMIT = 2.0  # largest magnitude of a complex mask: 6 dB, for bands in which noise has cancelled speech
 
 Length = TypeVar("Length", int, Tensor)
 
@@ -31,29 +31,30 @@ Length = TypeVar("Length", int, Tensor)
 class SpectralConfig:
     window: int = 512  # samples of the Hann window, a multiple of hop and of 4
     hop: int = 128  # samples from one frame to the next
-    window_seconds: float = 10.0  # longer recordings are enhanced in windows of this length, cross-faded
+    window_seconds: float = 10.0  # longer recordings are enhanced in cross-faded windows of this length
 
     def __post_init__(self) -> None:
         if self.hop < 1 or self.window % 4 or self.window % self.hop or self.window < 2 * self.hop:
             raise UserError(
-                f"network.window: {self.window} will not do; give a multiple of 4 that is a multiple of "
-                f"network.hop {self.hop} as well, twice it or more"
+                f"network.window is {self.window} and network.hop {self.hop}; the window must be a multiple of 4 and "
+                "of the hop, at least twice the hop"
             )
-        if not 0.1 <= self.window_seconds < math.inf:
-            raise UserError(f"network.window_seconds: {self.window_seconds:g} will not do; give 0.1 or more")
+        seconds = self.window_seconds
+        require(0.1 <= seconds < math.inf, "network.window_seconds", seconds, "at least 0.1")
 
     @property
     def bands(self) -> int:
+        """N, number of frequency bins."""
         return self.window // 2 + 1
 
 
 class Enhancer(nn.Module):
-    """Noisy audio [B, T] -> enhanced audio [B, T]. A network says in `estimate` what becomes of the spectrum.
+    """Noisy audio [B, T] -> enhanced audio [B, T]; a subclass implements `estimate`, from spectrum to spectrum.
 
-    The level of the input comes back in the output and matters to nothing else. Digital silence stays silent.
+    The output has the level of the input, which affects nothing else. Digital silence stays silent.
     """
 
-    causal = False
+    causal = False  # whether a frame depends on no later frame; the level is then a running mean
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
@@ -61,26 +62,20 @@ class Enhancer(nn.Module):
 
     @property
     def window_samples(self) -> int:
-        """Longer recordings are enhanced in windows of this length."""
+        """Longer recordings are enhanced in windows of this length, in samples."""
         return round(self.config.window_seconds * SAMPLE_RATE)
 
-    @property
-    def look_ahead(self) -> int | None:
-        """How many samples after it a sample of the output depends on, at most; None: on all there are."""
-        return self.config.window - 1 if self.causal else None
-
     def estimate(self, spectrum: Tensor, inside: Tensor | None) -> Tensor:
-        """Complex spectrum [B, L, N] at a mean squared magnitude of 1 -> enhanced spectrum [B, L, N].
+        """Complex spectrum [B, L, N] with a mean squared magnitude of 1 -> enhanced spectrum [B, L, N].
 
-        inside  bool [B, L], which frames belong to the recording; None: all. The others are zeros on entry.
+        inside  bool [B, L], frames inside each recording (None: all); the spectrum is zero in the others
         """
         raise NotImplementedError
 
     def forward(self, noisy: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """noisy [B, T] in [-1, 1], lengths [B] in samples (all full when None) -> float32 [B, T].
+        """noisy [B, T] in [-1, 1] at 16 kHz, lengths [B] in samples (None: all full) -> float32 [B, T].
 
-        In eval mode neither what lies beyond an item's length nor its neighbours change anything inside it; the
-        output is silent there.
+        In eval mode an output depends neither on the padding nor on the other items; it is silent beyond its length.
         """
         window, hop, noisy = self.config.window, self.config.hop, noisy.float()
         inside = beyond = None
@@ -97,10 +92,10 @@ class Enhancer(nn.Module):
 
     @torch.no_grad()
     def enhance(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """audio [B, T], lengths [B] -> float32 [B, T], silent beyond the lengths.
+        """audio [B, T], lengths [B] in samples (None: all full) -> float32 [B, T], silent beyond the lengths.
 
-        Recordings of more than `window_seconds` go through in windows, one at a time: memory does not grow with
-        their length. How an item is cut into windows depends on its own length alone.
+        A recording longer than `window_seconds` is processed window by window: memory does not grow with its length.
+        Its windows depend on its own length alone.
         """
         if lengths is None:
             lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
@@ -115,10 +110,10 @@ class Enhancer(nn.Module):
 
     @torch.no_grad()
     def stream(self, pieces: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
-        """Pieces [t] of a recording of `samples` samples, in order -> float32 pieces of it enhanced, as by `enhance`.
+        """Consecutive pieces [t] of a recording of `samples` samples -> enhanced pieces, float32, as by `enhance`.
 
-        The windows are evenly spaced and overlap by a tenth or more; no more of the recording than a window and a
-        piece are held. Raises ValueError when the pieces hold fewer samples.
+        The windows are evenly spaced and overlap by at least a tenth of their length. Memory holds one window and one
+        piece. Raises ValueError when the pieces have fewer samples in total.
         """
         size, pieces = min(samples, self.window_samples), iter(pieces)
         starts = window_starts(samples, size)
@@ -138,7 +133,7 @@ class Enhancer(nn.Module):
 
 
 def window_starts(samples: int, size: int) -> list[int]:
-    """Where the windows of `size` samples begin that cover a recording; one when it is no longer than that."""
+    """Starts of the windows of `size` samples that cover a recording; a single one when it is not longer."""
     if samples <= size:
         return [0] if samples else []
     fade = size // 10
@@ -147,7 +142,7 @@ def window_starts(samples: int, size: int) -> list[int]:
 
 
 def fades(size: int, overlapping: bool, device: torch.device) -> Tensor:
-    """Weights [size] of a window: rising over its first tenth and falling over its last, where it has neighbours."""
+    """Weights [size] of a window: if windows overlap, they rise over the first tenth and fall over the last one."""
     if not overlapping:
         return torch.ones(size, device=device)
     rise = (torch.arange(size, device=device) + 1) / (size // 10 + 1)
@@ -155,15 +150,15 @@ def fades(size: int, overlapping: bool, device: torch.device) -> Tensor:
 
 
 def frame_count(samples: Length, window: int, hop: int) -> Length:
-    """How many frames have a sample of the audio in them, elementwise for a tensor."""
+    """Number of frames that contain a sample of the audio, elementwise for a tensor."""
     return (samples + hop - 1) // hop + window // hop - 1
 
 
 def analyse(audio: Tensor, window: int, hop: int) -> Tensor:
     """Audio [*, T] -> complex spectrum [*, L, N] under a Hann window, in float32.
 
-    Every sample lies in window / hop frames, also the first and the last: the frames of a recording are then
-    the same whatever silence is put after it.
+    Every sample lies in window / hop frames, the first and the last included. Silence appended to a recording therefore
+    leaves its frames unchanged.
     """
     samples = audio.shape[-1]
     end = (frame_count(samples, window, hop) - 1) * hop + window
@@ -172,22 +167,23 @@ def analyse(audio: Tensor, window: int, hop: int) -> Tensor:
 
 
 def synthesise(spectrum: Tensor, window: int, hop: int, samples: int) -> Tensor:
-    """The audio [*, samples] whose frames are nearest to a spectrum [*, L, N]; it undoes `analyse`.
+    """The inverse of `analyse`: complex spectrum [*, L, N] -> audio [*, samples].
 
-    Least squares (Griffin and Lim 1984, equation 6): overlap-add under the window again, over its summed squares.
+    The least-squares solution (Griffin and Lim 1984, equation 6): windowed overlap-add, divided by the sum of the
+    squared windows.
     """
     shape, overlap = torch.hann_window(window, device=spectrum.device), window // hop
     pieces = (torch.fft.irfft(spectrum, n=window) * shape).unflatten(-1, (overlap, hop))
-    blocks = sum(F.pad(pieces[..., part, :], (0, 0, part, overlap - 1 - part)) for part in range(overlap))
-    audio = (blocks / shape.square().view(overlap, hop).sum(0)).flatten(-2)
+    blocks = [F.pad(pieces[..., part, :], (0, 0, part, overlap - 1 - part)) for part in range(overlap)]
+    audio = (sum(blocks) / shape.square().view(overlap, hop).sum(0)).flatten(-2)
     return audio[..., window - hop : window - hop + samples]
 
 
 def level_gains(spectrum: Tensor, inside: Tensor | None, causal: bool) -> Tensor:
-    """What brings a spectrum [B, L, N] to a mean squared magnitude of 1: [B, 1, 1]; 1 where all is silent.
+    """Gains that bring a spectrum [B, L, N] to a mean squared magnitude of 1: [B, 1, 1]; 1 where all is silent.
 
-    causal  of each frame, by the mean up to it: [B, L, 1]
-    inside  bool [B, L], the frames that count
+    inside  bool [B, L], frames over which the mean is taken (None: all)
+    causal  one gain per frame, [B, L, 1], from the mean up to that frame
     """
     power = squared(spectrum).mean(-1)
     if causal:
@@ -199,39 +195,39 @@ def level_gains(spectrum: Tensor, inside: Tensor | None, causal: bool) -> Tensor
 
 
 def squared(spectrum: Tensor) -> Tensor:
-    """Squared magnitudes, with a gradient of zero, not an undefined one, where the spectrum is zero."""
+    """Squared magnitudes; the gradient is 0 where the spectrum is 0 (that of abs() is undefined)."""
     return torch.view_as_real(spectrum).square().sum(-1)
 
 
 def compressed_magnitude(spectrum: Tensor) -> Tensor:
-    """Magnitudes to the power of COMPRESSION, float32; not quite zero in silence, where the gradient is zero."""
+    """Magnitudes to the power of COMPRESSION, float32; slightly above 0 in silence, where the gradient is 0."""
     return (squared(spectrum) + FLOOR) ** (COMPRESSION / 2)
 
 
 def compressed(spectrum: Tensor) -> Tensor:
-    """The complex spectrum of the same phases with magnitudes to the power of COMPRESSION; zero stays zero.
+    """The spectrum with magnitudes to the power of COMPRESSION and unchanged phases; 0 stays 0.
 
-    Its gradient is at most FLOOR ** ((COMPRESSION - 1) / 2), about 600.
+    The gradient is at most FLOOR ** ((COMPRESSION - 1) / 2), about 600.
     """
     return spectrum * (squared(spectrum) + FLOOR) ** ((COMPRESSION - 1) / 2)
 
 
 def expanded(spectrum: Tensor) -> Tensor:
-    """Undo `compressed`, apart from magnitudes below its floor."""
+    """The inverse of `compressed`, except for magnitudes below its floor."""
     return spectrum * squared(spectrum) ** ((1 / COMPRESSION - 1) / 2)
 
 
 def described(spectrum: Tensor) -> Tensor:
-    """Complex spectrum [B, L, N] -> [B, 3, L, N]: compressed magnitudes, and real and imaginary parts of the same."""
+    """Complex spectrum [B, L, N] -> [B, 3, L, N]: magnitude, real and imaginary part of the compressed spectrum."""
     parts = torch.view_as_real(compressed(spectrum))
     return torch.stack([compressed_magnitude(spectrum), parts[..., 0], parts[..., 1]], dim=1)
 
 
 def complex_ratio_mask(values: Tensor) -> Tensor:
-    """Real and imaginary parts [..., 2] without bound -> complex mask [...] of a magnitude below MASK_LIMIT, float32.
+    """Unbounded real and imaginary parts [..., 2] -> complex mask [...] with a magnitude below MASK_LIMIT, complex64.
 
-    A tanh bounds the magnitude, and the phase stays. It is bounded in the compressed domain and then expanded, so
-    that an attenuation of 40 dB is a value of 0.25, within easy reach.
+    A tanh bounds the magnitude and keeps the phase. The bound applies in the compressed domain, before expansion: an
+    attenuation of 40 dB is then a value of 0.25, easy to reach.
     """
     values, limit = values.float(), MASK_LIMIT**COMPRESSION
     size = (values.square().sum(-1, keepdim=True) + 1e-12).sqrt()
@@ -239,17 +235,17 @@ def complex_ratio_mask(values: Tensor) -> Tensor:
 
 
 def unit_mask() -> float:
-    """The real part that `complex_ratio_mask` turns into a mask of 1: where learning starts, from the input itself."""
+    """The real part that `complex_ratio_mask` maps to a mask of 1, to initialise a network near the identity."""
     limit = MASK_LIMIT**COMPRESSION
     return limit * math.atanh(1 / limit)
 
 
 def recur(gru: nn.GRU, rows: Tensor, inside: Tensor | None) -> Tensor:
-    """Run a batch-first GRU along rows [R, L, D] -> [R, L, H], each to the end of its recording only.
+    """Run a batch-first GRU along rows [R, L, D] -> [R, L, H], each row up to the end of its recording.
 
-    inside  bool [B, L]; R is a multiple of B, with the rows of a recording one after the other
+    inside  bool [B, L] (None: all); R is a multiple of B, and the rows of a recording are adjacent
     """
-    if inside is None or not gru.bidirectional:  # forwards, a padded end changes nothing before it
+    if inside is None or not gru.bidirectional:  # padding at the end cannot affect a forward recurrence
         return gru(rows)[0]
     frames = inside.sum(1).repeat_interleave(len(rows) // len(inside)).cpu()
     output, _ = gru(pack_padded_sequence(rows, frames, batch_first=True, enforce_sorted=False))

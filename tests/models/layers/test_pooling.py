@@ -62,5 +62,5 @@ def test_context_decides_which_frames_count():
 
 
 def test_a_pooling_that_there_is_not_is_refused_with_those_there_are():
-    with pytest.raises(UserError, match="max is not one of statistics, attentive, context"):
+    with pytest.raises(UserError, match="network.pooling is max; it must be one of statistics, attentive, context"):
         make_pooling("max", 3)

@@ -161,7 +161,7 @@ def test_each_row_of_a_recurrence_ends_with_its_recording(bidirectional):
     [{"window": 510}, {"hop": 100}, {"hop": 512}, {"hop": 0}, {"window_seconds": 0.0}, {"window_seconds": math.nan}],
 )
 def test_a_wrong_configuration_is_a_sentence(values):
-    with pytest.raises(UserError, match=r"^network\.window.* will not do; give"):
+    with pytest.raises(UserError, match=r"^network\.window.* must be"):
         SpectralConfig(**values)
 
 
