@@ -3,82 +3,91 @@
 #
 #   keep_markers_in exp/mini_csc              # done-markers of the stages below go to exp/mini_csc/.done
 #   if stage 3 "train csc"; then
-#     continues exp/mini_csc/checkpoints
+#     continues exp/mini_csc/checkpoints/final.pt
 #     run local/train.py --config conf/csc.yaml --exp exp/mini_csc
 #   fi
 #   end_stages
 #
-# stage      keeps to --stage and --stop-stage and prints the heading.
-# run        shows the command, runs it (a .py file under python) and stops the recipe when it fails. A command that
-#            is done already is not run: neither has its fingerprint changed (its words, its YAML files, the folders
-#            it reads; see utils/fingerprint.py), nor has a command before it been run again, and what it made is
-#            still there. A stage of which nothing was run says so.
-# reads      PATH...: the next command depends on these files of the user's, or on what lies in these folders.
-# makes      PATH...: the next command makes these. Made by another command than this one, they are first moved to a
-#            folder `previous` beside them. After a kill the command is the same one, and finds what it left.
-# continues  PATH...: the same for a script that tells by itself whether what is there is its own and goes on with it.
+# stage      honours --stage and --stop-stage and prints the heading.
+# run        shows the command, runs it (a .py file under python) and stops the recipe when it fails. A command whose
+#            outputs exist is skipped as long as neither its words nor anything that it reads has changed
+#            (utils/cache.py). A stage in which nothing ran says so.
+# reads      PATH...: the next command reads these besides the paths among its words.
+# makes      PATH...: the next command makes these. Outputs of another command, or made from other inputs, are first
+#            moved to a folder `previous` beside them. After a kill the same command finds what it left.
+# continues  PATH...: the same for a script that recognises its own outputs and continues from them.
 #
-# Marker of a command, .done/<stage>.<command>: "started|done FINGERPRINT SECONDS MAKING", the last a number drawn
-# when the command was run. Marker of a stage, .done/<stage>: "done FINGERPRINT MAKING SECONDS", the first two those
-# of its last command.
+# Locks: recipes that only read a folder share it. A recipe that has to change it waits until no other one uses it.
 
-marker_folders=() done_folder='' current_stage='' before=''
-folders_read=() paths_made=() paths_replaced=()
+marker_folders=() done_folder='' current_stage='' code='' lock_of=''
+paths_read=() paths_made=() paths_replaced=()
 
 # Time, script and line, text. The line is the recipe's, or $line.
 log() {
   printf '%s %s:%s %s\n' "$(date +%H:%M:%S)" "${0##*/}" "${line:-${BASH_LINENO[${#BASH_LINENO[@]} - 2]}}" "$*"
 }
 
-# FOLDER: markers of the next stages go to FOLDER/.done; one recipe at a time works on a folder, others wait.
+cache() { python "${BASH_SOURCE[0]%/*}/cache.py" "$@"; }
+
+# FOLDER: markers of the next stages go to FOLDER/.done. The folder before it stays locked for reading.
 keep_markers_in() {
   end_stages
-  done_folder=$1/.done
+  [ -z "$lock_of" ] || flock -s "$lock_of" || true
+  done_folder=$1/.done lock_of=''
   marker_folders+=("$done_folder")
   mkdir -p "$done_folder" || fail "$1 cannot be written"
+  [ -n "$code" ] || code=$(cache code)
   if command -v flock >/dev/null; then
-    exec 8>"$done_folder/lock"
-    flock -n 8 || { log "another recipe is working on $1: waiting for it" && flock 8; } || true   # not on every NFS
+    exec {lock_of}>"$done_folder/lock"
+    wait_for_lock -s "is changing $1"
   fi
+}
+
+# MODE WHAT: takes the lock of the current folder, shared (-s) or alone (-x). Not every NFS has locks.
+wait_for_lock() {
+  [ -n "$lock_of" ] || return 0
+  flock -n "$1" "$lock_of" || { log "another recipe $2: waiting until it ends" && flock "$1" "$lock_of"; } || true
 }
 
 # NUMBER WHAT: true when this stage is asked for.
 stage() {
-  local fingerprint='' making=''
   end_stages
-  if (($1 < ${stage:-1} || $1 > ${stop_stage:-99})); then
-    [ ! -f "$done_folder/$1" ] || read -r _ fingerprint making _ <"$done_folder/$1"
-    before="$fingerprint $making"
-    return 1
-  fi
+  if (($1 < ${stage:-1} || $1 > ${stop_stage:-99})); then return 1; fi
   current_stage=$1 stage_title=$2 stage_line=${BASH_LINENO[0]}
   stage_seconds=0 stage_paths=() commands=0 commands_run=0
 }
 
-reads() { folders_read+=("$@"); }
+reads() { paths_read+=("$@"); }
 makes() { paths_made+=("$@") && paths_replaced+=("$@"); }
 continues() { paths_made+=("$@"); }
 
 run() {
-  local marker fingerprint state='' old_fingerprint='' seconds=0 making=''
+  local found state marker seconds=0
   commands=$((commands + 1))
-  marker=$done_folder/$current_stage.$commands
-  fingerprint=$(python "${BASH_SOURCE[0]%/*}/fingerprint.py" \
-    --after "$before" --reads "${folders_read[@]}" -- "$@") || stage_failed $?
-  [ ! -f "$marker" ] || read -r state old_fingerprint seconds making <"$marker"
-  if [ "$state $old_fingerprint" != "done $fingerprint" ] || ! all_exist "${paths_made[@]}"; then
+  found=$(check_command "$@") || stage_failed $?
+  if [[ $found != done* ]]; then
+    wait_for_lock -x "is using ${done_folder%/.done}"
+    found=$(check_command --start -- "$@") || stage_failed $?   # another recipe may have done it meanwhile
+  fi
+  read -r state marker <<<"$found"
+  if [ "$state" != "done" ]; then
     [ "$commands_run" -gt 0 ] || log "stage $current_stage: $stage_title"
     commands_run=$((commands_run + 1))
-    [ "$old_fingerprint" = "$fingerprint" ] || move_to_previous "${paths_replaced[@]}"
-    making=$RANDOM$RANDOM
-    mark "$marker" started "$fingerprint" 0 "$making"
+    [ "$state" = again ] || move_to_previous "${paths_replaced[@]}"
     show_and_run "$@"
-    mark "$marker" "done" "$fingerprint" "$seconds" "$making"
+    cache finish "$marker" "$seconds" || stage_failed $?
   fi
-  before="$fingerprint $making"
   stage_seconds=$((stage_seconds + seconds))
   stage_paths+=("${paths_made[@]}")
-  folders_read=() paths_made=() paths_replaced=()
+  paths_read=() paths_made=() paths_replaced=()
+}
+
+# [--start --] COMMAND...: what utils/cache.py says of it.
+check_command() {
+  local started=()
+  [ "$1" != --start ] || { started=(--start) && shift 2; }
+  cache check --done "$done_folder" --stage "$current_stage" --title "$stage_title" --code "$code" "${started[@]}" \
+    --reads "${paths_read[@]}" --outputs "${paths_made[@]}" -- "$@"
 }
 
 # Sets the caller's $seconds.
@@ -91,17 +100,7 @@ show_and_run() {
   seconds=$((SECONDS - start))
 }
 
-# FILE WORD...
-mark() {
-  echo "${@:2}" >"$1.new" && mv "$1.new" "$1"
-}
-
-all_exist() {
-  local path
-  for path in "$@"; do [ -e "$path" ] || return 1; done
-}
-
-# PATH...: one generation is kept of what is about to be made anew, so that nothing is lost by a slip in an option.
+# PATH...: one generation is kept of what is about to be made anew, so that a slip in an option loses nothing.
 move_to_previous() {
   local path folder
   for path in "$@"; do
@@ -114,7 +113,7 @@ move_to_previous() {
 
 # STATUS: the command has said why; this says where, and what to do.
 stage_failed() {
-  echo "stage $current_stage: $stage_title: stopped with status $1, see above; the same command goes on from there" >&2
+  echo "stage $current_stage: $stage_title: stopped with status $1, see above; the same command continues from there" >&2
   exit "$1"
 }
 
@@ -129,23 +128,22 @@ end_stages() {
   else
     log "stage $current_stage took $stage_seconds s"
   fi
-  mark "$done_folder/$current_stage" "done" "$before" "$stage_seconds"
   current_stage=''
 }
 
-# FILE: {"1": seconds, ...} of all stages that are done, whether in this run or in an earlier one.
-write_seconds() {
-  local folder file marker separator=''
-  {
-    printf '{'
-    for folder in "${marker_folders[@]}"; do
-      for file in "$folder"/[0-9]; do
-        [ -f "$file" ] || continue
-        marker=$(cat "$file")
-        printf '%s"%s": %d' "$separator" "${file##*/}" "${marker##* }"
-        separator=', '
-      done
-    done
-    printf '}\n'
-  } >"$1.new" && mv "$1.new" "$1"
+# FOLDER: writes FOLDER/seconds.json with the seconds of the stages before this one by number, whether they ran in this
+# call or in an earlier one, and FOLDER/commits.json with the commit of the code that made each of them.
+write_history() {
+  local what
+  for what in seconds commits; do
+    cache "$what" --stage "$current_stage" "${marker_folders[@]}" >"$1/$what.json.new"
+    mv "$1/$what.json.new" "$1/$what.json"
+  done
+}
+
+# At the end of a recipe: which finished stages were made by other code than that of today. They are kept.
+tell_other_code() {
+  local text
+  text=$(cache other-code --code "$code" "${marker_folders[@]}")
+  [ -z "$text" ] || while IFS= read -r text; do log "$text"; done <<<"$text"
 }

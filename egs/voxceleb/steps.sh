@@ -1,0 +1,141 @@
+# shellcheck shell=bash disable=SC2154   # the variables are set by run.sh
+# The steps of the stages of run.sh, which sources this file and sets the variables used here.
+
+sets=("$data"/{train,test,test_adverse}) training=(--data "$data/train" --noise "$data/noise") labels=''
+mapfile -t enhancers < <(answer enhancer)    # "NAME FILE": the trials of what FILE enhances are called adverse_NAME
+for enhancer in "${enhancers[@]}"; do sets+=("$exp/test_adverse_${enhancer%% *}"); done
+
+prepare_corpus() {
+  continues "$data"/{train,test}/cuts.jsonl.gz
+  case $corpus in
+    mini)   # 1,000 utterances of 100 speakers to learn from, 240 of 20 others to test on
+      makes "$data"/{train,test,mini.json}
+      run local/prepare_mini.py --out "$data" --nj "$nj" ;;
+    folder)
+      run local/prepare_folder.py --train-dir "$train_dir" --test-dir "$test_dir" --data "$data" --nj "$nj" ;;
+    voxceleb)   # 1,092,009 utterances to learn from, 153,516 to test on; deviations are reported
+      run local/prepare_voxceleb.py --vox1 "$voxceleb1" --vox2 "$voxceleb2" \
+        ${trial_lists:+--trials "$trial_lists"} --data "$data" --nj "$nj" ;;
+  esac
+  validate "$data/train"
+  validate "$data/test"
+}
+
+prepare_noise() {
+  # No recording is both in noise and in noise_test: systems are tested on noise and RIRs unseen in training.
+  local sources=(--synthetic ${noise_dir:+--noise-dir "$noise_dir"} ${rir_dir:+--rir-dir "$rir_dir"}) trials=()
+  [ "$corpus" != voxceleb ] || sources=(--musan "$musan" --rirs "$rirs" --babble 1000)
+  makes "$data"/{noise,noise_test}
+  run local/prepare_noise.py --out "$data" "${sources[@]}"
+  # In clean trials the recording channel helps to recognise a speaker. Here RIR, noise and competing speakers are drawn
+  # anew for each recording.
+  [ "$corpus" != voxceleb ] || trials=(--trials vox1_o --only-trials)
+  reads "$data/test/trials"
+  makes "$data/test_adverse"
+  run local/make_adverse.py --test "$data/test" --noise "$data/noise_test" --out "$data/test_adverse" --nj "$nj" \
+    "${trials[@]}"
+  validate "$data/test_adverse"
+}
+
+enhance_trials() {
+  local enhancer folder
+  for enhancer in "${enhancers[@]}"; do
+    folder=$exp/test_adverse_${enhancer%% *}
+    makes "$folder"
+    run local/enhance.py --checkpoint "${enhancer#* }" --in "$data/test_adverse" --out "$folder" --device "$device"
+  done
+}
+
+# The floor: mean and standard deviation of log-mel frames, whitened on train. No network is trained.
+extract_floor() {
+  local set
+  for set in "${sets[@]}"; do
+    continues "$exp/floor/embeddings/${set##*/}.scp"
+    run local/extract_floor.py --train "$data/train" --cuts "$set" --out "$exp/floor/embeddings/${set##*/}" \
+      --device "$device"
+  done
+}
+
+# FOLDER: the embeddings of all sets by its network.
+extract_sets() {
+  local set
+  for set in "${sets[@]}"; do extract "$1/checkpoints/final.pt" "$set" "$1/embeddings/${set##*/}"; done
+}
+
+# SYSTEM LABELS: clusters the embeddings in the folder SYSTEM. The number of clusters is chosen without labels. Sets
+# $labels, which held the labels of the round before, if there was one.
+cluster() {
+  local before=$labels
+  labels=$2
+  makes "$labels"
+  run local/cluster_embeddings.py --embeddings "$1/embeddings/train.scp" --out "$labels" --seed "$seed" \
+    ${before:+--previous "$before"} ${cluster_config:+--config "$cluster_config"}
+  [ ! -f "$data/train/speakers.tsv" ] ||    # only prints how the clusters compare with the speakers
+    run local/diagnose_clusters.py --labels "$labels" --speakers "$data/train/speakers.tsv"
+}
+
+# FUNCTION: calls it for every round until the labels settle, with $round and $folder set.
+each_round() {
+  local round folder
+  for ((round = 1; round <= rounds; round++)); do
+    folder=$exp/round$round
+    "$1"
+    if [ -f "$folder/settled" ]; then break; fi
+  done
+}
+
+train_round() {
+  cluster "$last" "$folder/pseudo_labels.tsv"
+  if [ -f "$folder/settled" ]; then return; fi
+  if [ "$last" = "$exp/floor" ] || { [ "$last" = "$exp" ] && [ "$(answer same_network)" != yes ]; }; then
+    train "$folder" "${training[@]}" --config "$round_config" --labels "$labels"
+  else
+    train "$folder" "${training[@]}" --config "$again_config" --labels "$labels" \
+      --start-from "$last/checkpoints/final.pt"
+  fi
+  extract_sets "$folder"
+  last=$folder
+}
+
+# What a round left, in this call or in an earlier one.
+add_round() {
+  labels=$folder/pseudo_labels.tsv
+  if [ -f "$folder/settled" ]; then return; fi
+  last=$folder systems+=("round$round=$folder")
+}
+
+# SYSTEM FOLDER: scores of every trial list by the embeddings in FOLDER.
+score() {
+  local list set embedded name scoring scorings=cosine,mean,asnorm options=() lists=("$data"/{test,test_adverse}/trials/*.txt)
+  # PLDA is trained, and the floor is training-free.
+  if [[ $plda == yes && $1 != floor ]]; then scorings+=,plda options=(--labels "$labels"); fi
+  for enhancer in "${enhancers[@]}"; do lists+=("$exp/trials/adverse_${enhancer%% *}.txt"); done
+  for list in "${lists[@]}"; do
+    name=$(basename "$list" .txt) set=$(basename "$(dirname "$(dirname "$list")")") embedded=
+    if [[ $list == "$exp"/trials/* ]]; then    # the trials of enhanced recordings, under a name of their own
+      set=test_adverse embedded=test_$name
+      makes "$list"
+      run install -D -m 644 "$data/test_adverse/trials/adverse.txt" "$list"
+    fi
+    for scoring in ${scorings//,/ }; do makes "$exp/scores/$1_${name}_$scoring.json"; done
+    run local/score_trials.py --system "$1" --embeddings "$2/embeddings/${embedded:-$set}.scp" \
+      --cohort "$2/embeddings/train.scp" --trials "$list" --speakers "$data/$set/speakers.tsv" \
+      --scoring "$scorings" "${options[@]}" --out "$exp/scores" --device "$device"
+  done
+}
+
+# FOLDER: the threshold that `python -m cslib verify` uses with its network.
+calibrate() {
+  [ -n "$labels" ] || return 0
+  makes "$1/calibration.json"
+  run local/calibrate.py --checkpoint "$1/checkpoints/final.pt" --embeddings "$1/embeddings/train.scp" \
+    --labels "$labels" --seed "$seed"
+}
+
+make_results() {
+  write_history "$exp"
+  reads "$exp"/{scores,commits.json}
+  continues "$exp"/{results.json,det.png}
+  run local/make_results.py --exp "$exp" --recipe voxceleb --corpus "$corpus" --method "$method" --seed "$seed" \
+    --seconds "$exp/seconds.json"
+}
