@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import warnings
@@ -70,11 +69,6 @@ def kept(folder: Path) -> dict[int, Path]:
     """{step: encoder-<step>.pt} of a run, in the order of the steps."""
     names = {path: re.fullmatch(r"encoder-(\d{8})\.pt", path.name) for path in sorted(folder.glob("encoder-*.pt"))}
     return {int(name[1]): path for path, name in names.items() if name}
-
-
-def digest(path: Path) -> str:
-    """Twelve characters that tell this file from any other, wherever it lies."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def encoder_state(network: nn.Module) -> dict[str, Tensor]:

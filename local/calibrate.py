@@ -23,12 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cslib.checkpoints import digest
 from cslib.config import UserError, run
 from cslib.data.embeddings import read_embeddings
 from cslib.data.labels import numbered_labels
 from cslib.evaluation.calibration import Uncalibrated, calibrate, calibration_path, count_pairs
-from cslib.files import warn, write_json
+from cslib.files import digest, warn, write_json
 
 FEW = 300  # different pairs of a kind: of fewer one in a hundred is three or less
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from cslib.checkpoints import build_network, digest, load
+from cslib.checkpoints import build_network, load
 from cslib.config import UserError, find, positional, to_dict
 from cslib.datasets.augmentation import AugmentConfig
 from cslib.evaluation.calibration import FALSE_ALARMS, calibration_path, read_calibration
+from cslib.files import digest
 from cslib.models.layers.spectra import Enhancer
 from cslib.training.loop import TrainingConfig
 

@@ -17,10 +17,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from cslib.checkpoints import digest, load_speaker_encoder
+from cslib.checkpoints import load_speaker_encoder
 from cslib.config import UserError, positional
 from cslib.devices import device_named
 from cslib.evaluation.calibration import FALSE_ALARMS, Calibration, calibration_path, read_calibration
+from cslib.files import digest
 from cslib.inference.recordings import RecordingConfig, embed_recording
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import soundfile
 import torch
 
-from cslib.checkpoints import digest, load_enhancer
+from cslib.checkpoints import load_enhancer
 from cslib.config import UserError
 from cslib.corpora.audio_files import Unreadable, reading, write_16_bit
 from cslib.data.manifests import SAMPLE_RATE, recordings_of_set
-from cslib.files import claim, progress, writing
+from cslib.files import claim, digest, progress, writing
 from cslib.models.layers.spectra import Enhancer
 
 SUFFIXES = (".wav", ".flac")  # what can be written as it was read

@@ -1,9 +1,9 @@
-"""Extract one embedding per utterance of a set, in batches of like length."""
+"""Extract one embedding per utterance of a set, in batches of similar length."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,26 @@ from torch.utils.data import DataLoader, Dataset
 from cslib.checkpoints import load_speaker_encoder
 from cslib.config import Part, UserError, require
 from cslib.data.batches import batches_by_length
-from cslib.data.embeddings import EmbeddingWriter, is_complete, manifests, merge_parts, part_path
+from cslib.data.embeddings import EmbeddingWriter, Origin, is_complete, manifests, merge_parts, objection, part_path
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.utterances import Utterances
 from cslib.devices import device_named
 from cslib.files import progress
 from cslib.models.base import SpeakerEncoder, StreamEncoder
 
-SHORTEST = SAMPLE_RATE // 2  # samples; what is shorter is repeated, so that strided networks see a few frames
+SHORTEST = SAMPLE_RATE // 2  # samples; shorter recordings are repeated, so that strided networks see a few frames
+DEFAULTS: dict[str, Any] = {"max_seconds": 60.0, "streams": "dominant"}  # of the options that change embeddings
 
 
 def audio_batches(
     utterances: Utterances, rows: np.ndarray, batch_seconds: float, max_seconds: float, workers: int
 ) -> Iterator[tuple[list[str], Tensor, Tensor]]:
-    """(ids, audio float32 [B, T] in [-1, 1) padded with zeros, lengths int64 [B]), read by `workers`.
+    """Yield (ids, audio float32 [B, T] in [-1, 1) padded with zeros, lengths int64 [B] in samples).
 
-    Of an utterance longer than `max_seconds` the middle is taken; one shorter than half a second is repeated.
+    rows            the utterances to read, by number
+    batch_seconds   audio per batch, padding included
+    max_seconds     of a longer utterance, the middle is used; one shorter than half a second is repeated
+    workers         processes that decode; 0 decodes in this one
     """
     longest = int(max_seconds * SAMPLE_RATE)
     lengths = np.clip(np.asarray(utterances.num_samples)[rows], SHORTEST, longest)
@@ -46,19 +50,21 @@ def extract(
     utterances: Utterances,
     rows: np.ndarray,
     writer: EmbeddingWriter,
-    device: str,
+    device: torch.device | str,
     batch_seconds: float,
     max_seconds: float,
     workers: int,
 ) -> float:
-    """Write the embeddings of those `rows` that `writer` lacks; returns the seconds of audio embedded.
+    """Write the embeddings of those `rows` that `writer` lacks; return the seconds of audio embedded.
 
     embed   (audio [B, T] in [-1, 1), lengths [B] in samples) -> [B, E] or [B, C, E]
+    Other arguments are those of `audio_batches`.
     """
     done = writer.done
     rows = np.array([row for row, name in zip(rows, utterances.ids(rows), strict=True) if name not in done], dtype=int)
     samples = 0
-    with progress((), "extracting embeddings", total=len(rows)) as bar:
+    nothing: tuple[int, ...] = ()
+    with progress(nothing, "extracting embeddings", total=len(rows)) as bar:
         for ids, audio, lengths in audio_batches(utterances, rows, batch_seconds, max_seconds, workers):
             writer.add(ids, embed(audio.to(device), lengths.to(device)))
             samples += int(lengths.sum())
@@ -68,15 +74,20 @@ def extract(
 
 def extract_to(
     out: Path,
-    sources: Sequence[Path],
+    origin: Origin,
     embed: Callable[[Tensor, Tensor], Tensor],
     utterances: Utterances,
     rows: np.ndarray,
     **how: Any,
 ) -> None:
-    """`extract` into <out>.ark and <out>.scp, and print how many there are and how fast it went."""
+    """`extract` into <out>.ark and <out>.scp; print how many embeddings there are and how fast it went.
+
+    how   device, batch_seconds, max_seconds and workers of `extract`
+    """
+    if out.with_name(f"{out.name}.scp").exists():
+        print(f"{out}: extracted again, as {objection(out, origin)}")
     start = time.monotonic()
-    with EmbeddingWriter(out, sources, expected=len(rows)) as writer:
+    with EmbeddingWriter(out, origin, expected=len(rows)) as writer:
         seconds = extract(embed, utterances, rows, writer, **how)
     speed = seconds / (time.monotonic() - start)
     print(f"{out}: {len(writer.done):,} of {len(rows):,} utterances, {speed:,.0f} x real time")
@@ -88,34 +99,38 @@ def extract_set(
     out: Path,
     *,
     batch_seconds: float = 120.0,
-    max_seconds: float = 60.0,
-    streams: str = "dominant",
+    max_seconds: float = DEFAULTS["max_seconds"],
+    streams: str = DEFAULTS["streams"],
     device: str = "auto",
     workers: int = 2,
     part: Part | None = None,
 ) -> None:
     """Write the embeddings of a set to <out>.ark and <out>.scp.
 
-    An interrupted call continues where it stopped. A finished one does nothing, unless the checkpoint or the set has
-    changed since. Whichever part ends last joins all of them.
+    An interrupted call continues where it stopped. A finished one does nothing, unless the checkpoint, the set,
+    `streams` or `max_seconds` has changed since. Whichever part ends last joins all of them.
 
-    checkpoint  a final.pt or encoder-*.pt
-    folder      data/<set>
-    streams     "dominant": one embedding per utterance; "all": one per separated stream, [C, E]
-    part        the share of the utterances to embed (None: all of them)
+    checkpoint     a final.pt or encoder-*.pt
+    folder         data/<corpus>/<set>
+    batch_seconds  audio per batch, padding included
+    max_seconds    of a longer utterance, the middle is used
+    streams        "dominant": one embedding per utterance; "all": one per separated stream, [C, E]
+    workers        processes that decode audio; 0 decodes in this one
+    part           the share of the utterances to embed (None: all of them)
     Raises UserError for a checkpoint of another kind and for streams that the network does not have.
     """
     part = part or Part()
     utterances = Utterances.open(folder)
-    sources = [checkpoint, *manifests(folder)]
+    options = {"max_seconds": max_seconds, "streams": streams}
+    origin = Origin([checkpoint, *manifests(folder)], options, DEFAULTS)
     here = part_path(out, part)
-    if is_complete(out, sources) or is_complete(here, sources):
+    if is_complete(out, origin) or is_complete(here, origin):
         print(f"{here}: done before, nothing to do")
     else:
         on = device_named(device)
         extract_to(
             here,
-            sources,
+            origin,
             embedding_function(load_speaker_encoder(checkpoint, on), streams),
             utterances,
             np.arange(len(utterances))[part.slice(len(utterances))],
@@ -124,7 +139,7 @@ def extract_set(
             max_seconds=max_seconds,
             workers=workers,
         )
-    if part.count > 1 and merge_parts(out, part.count, sources):
+    if part.count > 1 and merge_parts(out, part.count, origin):
         print(f"{out}.scp: joined from {part.count} parts")
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from cslib.checkpoints import digest
 from cslib.commands import info
 from cslib.config import UserError
 from cslib.evaluation.calibration import Calibration
+from cslib.files import digest
 from tests.commands.tiny import NETWORKS, build, call, save
 
 CONFIG = {

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from cslib.checkpoints import digest
 from cslib.commands import verify
 from cslib.config import UserError
 from cslib.evaluation.calibration import Calibration
+from cslib.files import digest
 from tests.commands.tiny import call, noise, record, save
 
 

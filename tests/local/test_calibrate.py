@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from tests.scoring.test_calibration import clustered
 
-from cslib.checkpoints import digest
 from cslib.config import UserError, parse
 from cslib.data.embeddings import EmbeddingWriter
 from cslib.data.labels import write_labels
 from cslib.data.trials import read_trials, write_trials
 from cslib.evaluation.calibration import Uncalibrated, read_calibration
 from cslib.evaluation.score_files import write_scores
+from cslib.files import digest
 from local import calibrate, check_calibration
 from tests.commands.tiny import save
+from tests.evaluation.test_calibration import clustered
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from cslib.data.manifests import Entry, write_set
 from cslib.models import resnet
 from cslib.models.layers.features import LogMel
 from local import extract_embeddings, extract_floor
+from tests.commands.tiny import save
 
 NETWORK = {"num_mels": 24, "channels": [4, 6], "blocks": [1, 1], "stem_stride": 2, "embedding_size": 8}
 
@@ -81,7 +82,7 @@ def test_parts_in_any_order_make_the_whole(folder):
     np.testing.assert_allclose(joined, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("streams, message", [("all", "one embedding"), ("both", "dominant or all")])
+@pytest.mark.parametrize("streams, message", [("all", "one embedding"), ("both", "must be dominant or all")])
 def test_streams_that_a_network_does_not_have_are_refused(folder, streams, message):
     with pytest.raises(UserError, match=message):
         extract(folder, "x", "--streams", streams)
@@ -132,3 +133,87 @@ def test_floor_runs_once(folder, capsys):
     floor(folder)
     floor(folder)
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_other_options_make_new_embeddings(folder, capsys):
+    """--max-seconds and --streams shape them; the options that change only speed do not."""
+    _, whole = read_embeddings(extract(folder, "x"))
+    _, short = read_embeddings(extract(folder, "x", "--max-seconds", "0.5"))
+    assert "x: extracted again, as it was made with other options (max_seconds)" in capsys.readouterr().out
+    assert not np.allclose(whole, short)
+    extract(folder, "x", "--max-seconds", "0.5", "--batch-seconds", "3", "--device", "cpu")
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match="one embedding"):  # so they were not taken for current
+        extract(folder, "x", "--max-seconds", "0.5", "--streams", "all")
+
+
+def test_all_streams_after_the_dominant_one(folder, capsys):
+    save(folder / "final.pt", "galr")
+    _, one = read_embeddings(extract(folder, "x"))
+    _, streams = read_embeddings(extract(folder, "x", "--streams", "all"))
+    assert streams.ndim == one.ndim + 1
+    _, again = read_embeddings(extract(folder, "x"))
+    np.testing.assert_array_equal(again, one)
+
+
+def test_parts_are_made_anew_with_other_options(folder, capsys):
+    for index in (1, 2):
+        extract(folder, "x", "--part", f"{index}/2")
+    _, short = read_embeddings(extract(folder, "whole", "--max-seconds", "0.5"))
+    capsys.readouterr()
+    for index in (1, 2):
+        scp = extract(folder, "x", "--part", f"{index}/2", "--max-seconds", "0.5")
+    told = capsys.readouterr().out
+    assert told.count("extracted again") == 2 and told.count("joined from 2 parts") == 1
+    np.testing.assert_allclose(read_embeddings(scp)[1], short, atol=1e-5)
+    extract(folder, "x", "--part", "1/2", "--max-seconds", "0.5")
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_is_gone_is_one_sentence(folder):
+    extract(folder, "x")
+    (folder / "final.pt").unlink()
+    for _ in range(2):
+        with pytest.raises(UserError, match="final.pt"):
+            extract(folder, "x")
+        (folder / "x.json").unlink(missing_ok=True)
+
+
+def test_embeddings_of_earlier_versions_count_as_made_with_the_defaults(folder, capsys):
+    extract(folder, "x")
+    (folder / "x.json").unlink()
+    extract(folder, "x")
+    assert "nothing to do" in capsys.readouterr().out
+    extract(folder, "x", "--max-seconds", "0.5")
+    assert "an earlier version made it, perhaps with other options" in capsys.readouterr().out
+
+
+def test_floor_is_made_anew_with_other_options(folder, capsys):
+    _, before = read_embeddings(floor(folder))
+    words = ["--train", folder / "set", "--cuts", folder / "set", "--out", folder / "floor/test", "--workers", "0"]
+    extract_floor.main(parse(extract_floor.Options, [*map(str, words), "--num-mels", "4"]))
+    _, after = read_embeddings(folder / "floor/test.scp")
+    assert (before.shape[1], after.shape[1]) == (6, 8)
+    extract_floor.main(parse(extract_floor.Options, [*map(str, words), "--num-mels", "4", "--max-seconds", "0.5"]))
+    _, short = read_embeddings(folder / "floor/test.scp")
+    assert not np.allclose(after, short)
+    extract_floor.main(parse(extract_floor.Options, [*map(str, words[2:]), "--num-mels", "4", "--max-seconds", "0.5"]))
+    _, plain = read_embeddings(folder / "floor/test.scp")
+    assert not np.allclose(plain, short)
+
+
+def test_floor_leaves_no_file_open(folder, monkeypatch):
+    opened, load = [], np.load
+    monkeypatch.setattr(np, "load", lambda *words, **how: opened.append(load(*words, **how)) or opened[-1])
+    floor(folder)
+    archives = [one for one in opened if isinstance(one, np.lib.npyio.NpzFile)]
+    assert archives and all(archive.zip is None for archive in archives)
+
+
+def test_a_damaged_whitening_is_one_sentence(folder):
+    floor(folder)
+    good = (folder / "floor/whitening.npz").read_bytes()
+    for content in (b"", b"nothing", good[:200]):
+        (folder / "floor/whitening.npz").write_bytes(content)
+        with pytest.raises(UserError, match="whitening.npz: damaged"):
+            floor(folder)
