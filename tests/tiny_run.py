@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
 from cslib.config import parse
 from cslib.data.manifests import Entry, write_set
+from cslib.training.loop import Trainer
 from local import train as script
 
 ROOT = Path(script.__file__).parents[1]
@@ -95,20 +98,35 @@ leave()
 """
 
 
-def train_on_two_processes(script: Path, runs: list[list[str]], first: str = "") -> None:
+def train_on_two_processes(script: Path, runs: list[list[str]], first: str = "") -> subprocess.CompletedProcess:
     """Run local/train.py with each of these command lines under torchrun, one after the other in two processes.
 
     script  where to write the program that does it; `first` is what it is to begin with
     """
     script.write_text(first + ON_TWO_PROCESSES.format(runs=runs))
-    subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
         cwd=ROOT,
         env=ENVIRONMENT,
         check=True,
         capture_output=True,
-        timeout=60,
+        text=True,
+        timeout=120,
     )
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, steps: int, *run: Any) -> None:
+    """`train`, interrupted after this many steps."""
+    original = Trainer._train_step
+
+    def step(self: Trainer, batch: dict[str, Any]) -> Any:
+        if self.step == steps:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_train_step", step)
+        train(*run)
 
 
 def log(exp: Path) -> list[dict]:

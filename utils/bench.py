@@ -43,7 +43,8 @@ from cslib.evaluation.cosine import cosine_scores, unit_embeddings  # noqa: E402
 from cslib.evaluation.error_rates import equal_error_rate, min_dcf  # noqa: E402
 from cslib.evaluation.normalisation import as_norm, cohort_statistics  # noqa: E402
 from cslib.evaluation.score_files import read_scores, write_scores  # noqa: E402
-from local import train  # noqa: E402
+from cslib.training.build import build  # noqa: E402
+from cslib.training.options import options_of_command  # noqa: E402
 
 
 def score(
@@ -158,7 +159,7 @@ def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80, o
             sys.exit("no figures, as the training failed")
         line = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])
     seconds = line["data_seconds"] + line["compute_seconds"]
-    whole = parse(train.options_of_command(arguments), _training_arguments(recipe, data, noise, "unused", ())).training
+    whole = parse(options_of_command(arguments), _training_arguments(recipe, data, noise, "unused", ())).training
     hours = whole.steps * whole.batch_size / line["items_per_second"] / 3600
     print(
         f"{1 / seconds:.2f} steps/s, {line['items_per_second']:.1f} items/s, waiting for data "
@@ -186,8 +187,8 @@ def loader(
         options: more options of local/train.py
     """
     arguments = _training_arguments(recipe, data, noise, "unused", options)
-    parsed = parse(train.options_of_command(arguments), arguments)
-    dataset, size = train.build(parsed)[0].dataset, parsed.training.batch_size
+    parsed = parse(options_of_command(arguments), arguments)
+    dataset, size = build(parsed)[0].dataset, parsed.training.batch_size
     items = DataLoader(Subset(dataset, range((batches + workers) * size)), batch_size=size, num_workers=workers)
     for number, _ in enumerate(items, 1):
         if number == workers:

@@ -20,7 +20,7 @@ from cslib.datasets.augmentation import AugmentConfig
 from cslib.evaluation.calibration import FALSE_ALARMS, calibration_path, read_calibration
 from cslib.files import digest
 from cslib.models.layers.spectra import Enhancer
-from cslib.training.loop import TrainingConfig
+from cslib.training.config import TrainingConfig
 
 
 @dataclass

@@ -35,8 +35,10 @@ from cslib.objectives.ccr.regulariser import (
     gradient_norm,
 )
 from cslib.parallel import in_order
+from cslib.training.config import TrainingConfig
 from cslib.training.distributed import Processes
-from cslib.training.loop import Trainer, TrainingConfig
+from cslib.training.loop import Trainer
+from cslib.training.run_folder import RunFolder
 from tests.evaluation.speech import needs_pesq, talk
 from tests.evaluation.speech import noisy as noisy_speech
 from tests.tiny_pairs import make_negative, make_pairs
@@ -532,7 +534,8 @@ def trained(data, exp, config, monkeypatch=None, stop=None, task=None):
     made = build(config, task or task_of(data, config))
     network = {"name": "mask_gru", **to_dict(Network(hidden=4))}
     loop = TrainingConfig(steps=6, batch_size=3, checkpoint_every=1, log_every=1, workers=0)
-    trainer = Trainer(made, loop, exp, {"config": {"network": network}}, Processes(0, 1, torch.device("cpu")), 0)
+    alone = Processes(0, 1, torch.device("cpu"))
+    trainer = Trainer(made, loop, RunFolder(exp, {"config": {"network": network}}, alone), alone, 0)
     if stop:
         step = trainer._train_step
 

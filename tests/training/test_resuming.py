@@ -1,0 +1,80 @@
+"""An interrupted run, continued, equals the uninterrupted run bit for bit."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.tiny_run import ENVIRONMENT, ROOT, command, interrupted, log, losses, same_training, train
+
+
+def start_and_wait_for(path, *run, **options):
+    process = subprocess.Popen(
+        command(*run), cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.002)
+    return process
+
+
+def test_killed_run_goes_on_to_where_the_uninterrupted_run_ends(data, tmp_path):
+    run, steps = tmp_path / "run", ["--training.steps", "40"]
+    process = start_and_wait_for(run / "checkpoints/step-00000003.pt", data, run, *steps, "--training.workers", "1")
+    time.sleep(0.05)  # wherever it then is
+    process.kill()
+    process.communicate()
+    assert not (run / "checkpoints/final.pt").exists()
+    assert same_training(train(data, run, *steps), train(data, tmp_path / "whole", *steps))
+
+
+@pytest.mark.parametrize("saving", [{"checkpoint_every": 1000}, {"checkpoint_every": 9, "average_last": 4}])
+def test_sigterm_to_all_processes_saves_stops_and_the_next_run_goes_on(data, tmp_path, saving):
+    """Also where the final weights are a mean over checkpoints, of which the signal makes one more."""
+    steps = ["--training.steps", "40", *(f"--training.{name}={value}" for name, value in saving.items())]
+    run = tmp_path / "run"
+    process = start_and_wait_for(
+        run / "log.jsonl", data, run, *steps, "--training.workers", "1", start_new_session=True
+    )
+    while len(log(run)) < 2:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    found = re.fullmatch(r"error: stopped by a signal after step (\d+), which is saved; .*\n", told)
+    assert process.returncode == 1 and found, told
+    assert f"step-{int(found[1]):08d}.pt" in [path.name for path in (run / "checkpoints").iterdir()]
+    assert same_training(train(data, run, *steps), train(data, tmp_path / "whole", *steps))
+
+
+@pytest.mark.parametrize(
+    "at, options",
+    [
+        (4, ["--objective.bank", "swap"]),
+        (7, ["--objective.bank", "fifo", "--training.ema", "0.9"]),
+        (5, ["--objective.bank", "batch", "--training.average_last", "3", "--training.optimiser", "sgd"]),
+        (3, ["--objective.global_vector", "table", "--training.warmup_steps", "4"]),
+    ],
+)
+def test_resumed_run_equals_uninterrupted_run(data, tmp_path, monkeypatch, at, options):
+    interrupted(monkeypatch, at, data, tmp_path / "run", *options)
+    assert log(tmp_path / "run")[-1]["step"] == at
+    train(data, tmp_path / "run", *options)
+    assert same_training(tmp_path / "run", train(data, tmp_path / "whole", *options))
+    assert [line["step"] for line in log(tmp_path / "run")] == list(range(1, 9))
+
+
+def test_dropout_is_at_work_in_these_runs(data, whole, tmp_path):
+    assert losses(train(data, tmp_path / "run", "--network.dropout", "0")) != losses(whole)
+
+
+def test_loader_processes_change_nothing(data, whole, tmp_path):
+    assert same_training(train(data, tmp_path / "run", "--training.workers", "2"), whole)
+
+
+def test_another_seed_is_another_training(data, whole, tmp_path):
+    train(data, tmp_path / "run", "--seed", "1", "--training.steps", "3")
+    assert losses(tmp_path / "run")[0] != losses(whole)[0]
