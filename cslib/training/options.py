@@ -40,7 +40,7 @@ def options_of_command(argv: list[str] | None = None) -> type:
         return options_for(objective, network)
     if {"-h", "--help"} & set(argv):
         return Common
-    raise UserError("--config: the config files must contain `objective: {name: ...}` and `network: {name: ...}`")
+    raise UserError("--config: a training needs `objective: {name: ...}` and `network: {name: ...}` in its config")
 
 
 def options_for(objective: str, network: str) -> type:

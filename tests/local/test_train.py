@@ -46,7 +46,7 @@ def test_help_lists_what_the_config_adds(data, tmp_path, capsys):
         text = " ".join(capsys.readouterr().out.split())
         assert end.value.code == 0 and "--training.steps STEPS optimiser steps" in text
         assert ("--objective.alpha ALPHA start of the learnt inverse temperature" in text) == there
-        assert ("--network.window WINDOW samples in one encoder window" in text) == there
+        assert ("--network.window WINDOW samples of an encoder window" in text) == there
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,10 @@ def test_help_lists_what_the_config_adds(data, tmp_path, capsys):
         (["--training.stepz", "5"], "there is no such option: --training.stepz 5"),
         (["--objective.alpah", "5"], "there is no such option: --objective.alpah 5"),
         (["--network.window", "wide"], "option network.window: expected a whole number, got wide"),
-        (["--objective.name", "csd"], "there is no 'csd' in cslib/objectives; there are: "),
-        (["--network.name", "galrr"], "there is no 'galrr' in cslib/models; there are: "),
+        (["--objective.name", "csd"], "'csd' is not one of cslib/objectives: ccr, "),
+        (["--network.name", "galrr"], "'galrr' is not one of cslib/models: crn, "),
+        (["--objective.name", "angular"], "'angular' is not one of cslib/objectives: ccr, "),
+        (["--network.name", "pooling"], "'pooling' is not one of cslib/models: crn, "),
         (["--objective.bank", "swop"], "objective.bank is one of swap, batch, fifo, not 'swop'"),
         (["--device", "gpu"], "--device is auto, cpu or cuda, not 'gpu'"),
         (["--data", "nowhere"], "nowhere: there is no cuts.jsonl.gz in it; prepare the data first"),
@@ -77,12 +79,12 @@ def test_bad_option_is_one_sentence_and_nothing_is_made(data, tmp_path, more, to
 @pytest.mark.parametrize("text", ["objective: {name: csc}", "objective: csc\nnetwork: galr", "network: {window: 4}"])
 def test_config_without_names_is_one_sentence(data, tmp_path, text):
     data.with_name("config.yaml").write_text(text)
-    with pytest.raises(UserError, match="needs `objective: {name: ...}` and `network: {name: ...}`"):
+    with pytest.raises(UserError, match="a training needs `objective: {name: ...}` and `network: {name: ...}`"):
         train(data, tmp_path / "run")
 
 
 def test_missing_config_is_one_sentence(data, tmp_path):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="--config: it needs"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="--config: a training needs"):
         from local.train import options_of_command
 
         patch.setattr(sys, "argv", ["local/train.py", "--data", "x", "--exp", "y"])

@@ -18,7 +18,7 @@ from tests.tiny_run import train
         ("ema", "1", "less than 1"),
         ("learning_rate", "-1", "must be (a finite number, )?at least 0"),
         ("beta2", "1", "less than 1"),
-        ("keep_every", "1500", r"a multiple of training.checkpoint_every \(3\)"),
+        ("keep_every", "1000", r"a multiple of training.checkpoint_every \(3\)"),
         ("steps", "many", "expected a whole number"),
     ],
 )

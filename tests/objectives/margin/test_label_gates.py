@@ -19,8 +19,7 @@ from cslib.objectives.base import Task
 from cslib.objectives.margin import label_gates
 from cslib.objectives.margin import objective as margin
 from cslib.objectives.margin.label_gates import OPEN, GateConfig, LabelGate, find_gate, two_gaussians
-from tests.tiny_run import ENVIRONMENT, ROOT, log, make_set, same_training, train
-from tests.training.test_loop import interrupted
+from tests.tiny_run import ENVIRONMENT, ROOT, interrupted, log, make_set, same_training, train
 
 # --- The mixture
 
