@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The options of a recipe. The recipe lists them as plain assignments, the comment behind is the help text:
+# The options of a recipe. The recipe lists them as plain assignments; the comment is the help text:
 #
 #   stage=1        # first stage to run
 #   corpus=mini    # mini, folder or voxceleb
@@ -43,11 +43,11 @@ print_help() {
   done
 }
 
-# NAME VALUE: sets the option, when there is one of that name and the value is of its kind.
+# NAME VALUE: sets an option. An option whose default is a number takes numbers only.
 set_option() {
   local name=${1//-/_} value=$2
   if [[ ${!name} =~ ^[0-9]+$ ]]; then
-    [[ $value =~ ^[0-9]{1,9}$ ]] || fail "--$1 takes a whole number, and '$value' is none"
+    [[ $value =~ ^[0-9]{1,9}$ ]] || fail "--$1 takes a whole number, not '$value'"
     value=$((10#$value))
   fi
   printf -v "$name" %s "$value"
@@ -60,7 +60,7 @@ parse_options() {
     case $1 in
       -h | --help) print_help && exit 0 ;;
       --[a-z]*) option=${1#--} && option=${option%%=*} ;;
-      *) fail "'$1' is no option: options look like --corpus folder; --help lists them" ;;
+      *) fail "'$1' is not an option: options look like --corpus folder; --help lists them" ;;
     esac
     [[ $option != *[!a-z0-9_-]* && " ${option_names[*]} " == *" ${option//-/_} "* ]] ||
       fail "there is no option --$option; --help lists the options"
@@ -80,11 +80,11 @@ parse_options() {
 required() {
   local name
   for name in "$@"; do
-    [ -n "${!name}" ] || fail "--${name//_/-} is missing${corpus:+: --corpus $corpus needs it}"
+    [ -n "${!name}" ] || fail "--${name//_/-} is missing${corpus:+: --corpus $corpus requires it}"
   done
 }
 
-# CORPUS NAME...: these options say something only with that corpus.
+# CORPUS NAME...: these options have a meaning with that corpus only.
 only_with() {
   local wanted=$1 name
   for name in "${@:2}"; do
@@ -93,7 +93,7 @@ only_with() {
   done
 }
 
-# NAME...: each of these options, where given, names a folder that exists; made absolute.
+# NAME...: each of these options, where given, must name an existing folder; it becomes an absolute path.
 existing_folders() {
   local name
   for name in "$@"; do
@@ -104,7 +104,7 @@ existing_folders() {
   done
 }
 
-# NAME...: paths that may not exist yet, given relative to where the user stands, are made absolute.
+# NAME...: paths that may not exist yet become absolute; they are relative to the current folder.
 absolute_paths() {
   local name
   for name in "$@"; do

@@ -3,8 +3,9 @@
 #
 #   in_parallel 2 exp/ablations train_arm dino_1 dino_2 centred_1
 #
-# calls `train_arm NAME` for every name, two at a time, each with its output in exp/ablations/<name>.log. What fails
-# ends its row of trainings with the last lines of its log; the others go on, and the script fails in the end.
+# calls `train_arm NAME` for every name, two at a time, and writes the output of each to exp/ablations/<name>.log. A
+# failure prints the last lines of that log and ends the worker; the other worker continues, and the script fails at the
+# end.
 
 pool_workers=()
 trap 'kill -- "${pool_workers[@]/#/-}" 2>/dev/null || true' EXIT
@@ -15,7 +16,7 @@ in_parallel() {
   shift 3
   local names=("$@")
   mkdir -p "$folder" || fail "$folder cannot be written"
-  set -m    # each worker leads a process group: whatever ends the script ends all that it has started
+  set -m    # each worker leads a process group: when the script ends, everything that it started ends
   for ((i = 0; i < jobs && i < ${#names[@]}; i++)); do
     share=()
     for ((n = i; n < ${#names[@]}; n += jobs)); do share+=("${names[n]}"); done
@@ -25,7 +26,7 @@ in_parallel() {
   for worker in "${pool_workers[@]}"; do wait "$worker" || failed=1; done
   pool_workers=()
   set +m
-  [ $failed = 0 ] || fail "not all are done, see above; the same command goes on from there"
+  [ $failed = 0 ] || fail "some of them failed, see above; the same command continues from there"
 }
 
 # FOLDER FUNCTION NAME...

@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# How heavy should the regulariser be? Each arm is trained with several weights, of the same extent for all arms, and
-# rated on the validation pairs; the test pairs are not touched. conf/arms then says which weights were found.
+# Search the weight of the regulariser: each arm is trained with several weights, over the same range for all arms, and
+# scored on the validation pairs; test pairs are not used. The weights found go into conf/arms.
 #
-#   bash egs/voicebank/run.sh --stop-stage 3                             once: pairs, space and negatives
+#   bash egs/voicebank/run.sh --stop-stage 3                             once: pairs, feature space and negatives
 #   bash egs/voicebank/search_weights.sh --from exp/mini_crn             writes exp/mini_crn_weights/table.md
 #
-# What is done is skipped, an interrupted training is continued.
+# Finished trainings are skipped, interrupted ones continue.
 set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/parse_options.sh"
 . "$root/utils/stage.sh"
 . "$root/utils/pool.sh"
 
-from=            # finished run of run.sh whose networks without a regulariser made the negatives
-arms='positive cr ccr'     # which arms
-factors='0.2 0.5 1 2 5'    # the weights, in those of conf/arms
-data=            # prepared pairs, those of the run (default: those of mini)
-negatives='10 35 100'    # the run's networks that make negatives: what --negatives of run.sh was
-space=           # final.pt of an encoder to compare in, or logmel (default: the encoder of the run)
+from=            # finished run of run.sh, whose networks without a regulariser made the negatives
+arms='positive cr ccr'     # arms to train
+factors='0.2 0.5 1 2 5'    # weights to try, as multiples of those in conf/arms
+data=            # prepared pairs of that run (default: those of mini)
+negatives='10 35 100'    # the value of --negatives in that run
+space=           # feature space: final.pt of an encoder, or logmel (default: the encoder of that run)
 bundle=          # --space holds the weights of this torchaudio model
 exp=             # folder for the trainings (default: <from>_weights)
 seed=1           # random seed of the trainings
-jobs=$(getconf _NPROCESSORS_ONLN)    # trainings at a time, of one thread and about 1 GB each
+jobs=$(getconf _NPROCESSORS_ONLN)    # trainings at a time, each with one thread and about 1 GB
 device=cpu       # cpu or cuda
 parse_options "$@"
 
@@ -35,7 +35,7 @@ read -ra arms_asked <<<"$arms"
 read -ra factors_asked <<<"$factors"
 ((${#arms_asked[@]} > 0 && ${#factors_asked[@]} > 0)) || fail "--arms and --factors name at least one each"
 for factor in "${factors_asked[@]}"; do
-  [[ $factor =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--factors takes numbers, and '$factor' is something else"
+  [[ $factor =~ ^[0-9]*\.?[0-9]+$ ]] || fail "--factors takes numbers, not '$factor'"
 done
 config=$from/none/config.yaml   # the network and the steps of the run
 [ -f "$config" ] || fail "--from: there is no $config: run 'bash egs/voicebank/run.sh --stop-stage 3' first"
@@ -84,14 +84,14 @@ python local/check_space.py --pairs "$data/valid" --negatives "[${enhanced#, }]"
   fail "--data: $data does not hold the pairs that $from learnt from, or the space cannot be opened, see above"
 export OMP_NUM_THREADS=1
 
-# ARM_FACTOR: a training, and how good it makes the validation pairs.
+# ARM_FACTOR: trains the arm with that weight and scores the enhanced validation pairs.
 try_weight() {
   local arm=${1%_*} folder=$exp/$1 weight
   weight=$(awk -v factor="${1##*_}" '/ weight: /{ sub(/.* weight: /, ""); print factor * $0 }' "$arm_configs/$arm.yaml")
   keep_markers_in "$folder"
   if stage 1 "train $arm with a weight of $weight"; then
-    reads "${sides[@]/%//cuts.jsonl.gz}" "${read_too[@]}"
-    continues "$folder/checkpoints"
+    reads "${sides[@]}" "${read_too[@]}"
+    continues "$folder/checkpoints/final.pt"
     run local/train.py --config "$config" --config "$arm_configs/$arm.yaml" --data "$learnt" "${mixed_in[@]}" \
       --exp "$folder" --seed "$seed" --device "$device" --training.workers 0 --objective.validation.pairs "$data/valid" \
       --objective.negatives "[$list]" --objective.regulariser.weight "$weight" "${in_space[@]}"

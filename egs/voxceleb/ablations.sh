@@ -1,50 +1,50 @@
 #!/usr/bin/env bash
-# What single parts and choices are worth: one training per arm and seed, all in one table with intervals.
+# Ablations: one training per arm and seed, all in one table with confidence intervals.
 #
 #   bash egs/voxceleb/run.sh --stop-stage 2             once: the mini corpus
 #   bash egs/voxceleb/ablations.sh --table csc          writes exp/ablations/csc/<arm>_<seed>/ and .../table.md
 #   bash egs/voxceleb/ablations.sh --table clusters --from exp/mini_csc_SEED
 #
-# Tables, and their arms. An arm is the config with the few lines of conf/mini/ablations/<table>/<arm>.yaml over it:
+# Tables and their arms. An arm is a config with the few lines of conf/mini/ablations/<table>/<arm>.yaml on top of it:
 #
-#   csc            the parts of CSC, conf/mini/csc.yaml
+#   csc            parts of CSC, conf/mini/csc.yaml
 #     attention      the method as it is
 #     mean           the mean of an identity's bank in place of attention
 #     table          a trainable table in place of the bank
 #     no_separation  without the separation loss
 #     no_contrast    without the contrastive loss
-#     supervised     AAM-softmax on the same branch, TRAINED WITH TRUE SPEAKER LABELS: the only arm that sees any
+#     supervised     AAM-softmax on the same branch, TRAINED WITH TRUE SPEAKER LABELS: the only supervised arm
 #     released       the GALR block as its authors released it; only with --arms
-#   dino           DINO, conf/mini/dino.yaml, and what goes beyond its paper
+#   dino           parts of DINO, conf/mini/dino.yaml, and extensions of its paper
 #     dino           the method as it is
-#     centred        the teacher's answers centred, as in the paper, not balanced
-#     slow_teacher   its momentum as in the paper
+#     centred        teacher outputs centred, as in the paper, in place of Sinkhorn-Knopp
+#     slow_teacher   teacher momentum as in the paper
 #     no_head_norm   no normalisation in the head, as in the paper
-#     clean_teacher  it hears the crops as they were recorded
+#     clean_teacher  the teacher sees the crops without augmentation
 #     variance_covariance    with the variance-covariance loss of RDINO
-#     no_koleo       without pushing each embedding from its nearest neighbour in the batch
-#     no_me_max      without me-max, which asks for prototypes to be used evenly
-#     dino_csc       with mixtures of two talkers: separation as an auxiliary objective
-#   positives      a finished DINO goes on: --from
-#     utterance      its crops are of one utterance, as before
-#     cluster        of two utterances of one cluster
-#   clusters       how many clusters a round, conf/mini/round.yaml, is trained on: --from
+#     no_koleo       without the KoLeo loss
+#     no_me_max      without me-max
+#     dino_csc       with mixtures of two speakers: separation as an auxiliary objective
+#   positives      continues a finished DINO training: --from
+#     utterance      all crops from one utterance, as before
+#     cluster        crops from two utterances of one cluster
+#   clusters       number of clusters of a round, conf/mini/round.yaml: --from
 #     silhouette, stability, threshold    chosen without labels
 #     fixed_50, fixed_100, fixed_200      given
-#   noisy_labels   what a round does about wrong labels: --from
-#     none           nothing
-#     sub_centres    a second centre in each cluster
+#   noisy_labels   how a round treats wrong labels: --from
+#     none           no treatment
+#     sub_centres    a second centre per cluster
 #     top_k          two centres, and a margin on the nearest wrong clusters
-#     balanced       two centres, and clusters drawn evenly
-#     posterior      leaves out what hardly fits its cluster
-#     fixed_gate     leaves out labels of a loss above a fixed one
-#     dynamic_gate   above one that is found anew in every pass
-#     correction     the same, and learns those from its own view of them
-#     dlg_lc         the same where losses do not show two modes, too: as published
+#     balanced       two centres, and clusters drawn with equal probability
+#     posterior      leaves out utterances with a low posterior in their cluster
+#     fixed_gate     leaves out labels whose loss exceeds a fixed gate
+#     dynamic_gate   the gate is estimated anew in every epoch
+#     correction     the same, and trains the labels left out with the network's own prediction
+#     dlg_lc         the same, also when the losses show no two modes: as published
 #
-# The first arm of a table is what the others are compared with. What is done is skipped, an interrupted training is
-# continued. Arms that equal a training of run.sh, but for rounding, are trained again: here every training has one
-# thread and reads its crops itself, because several such use the cores better than one of several threads.
+# The first arm of a table is the reference. Finished arms are skipped, interrupted trainings continue. Arms that equal a
+# training of run.sh up to rounding are trained again: here every training has one thread and reads its own crops, since
+# several such trainings use the cores better than one with several threads.
 set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/parse_options.sh"
@@ -53,13 +53,13 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 
 table=csc        # csc, dino, positives, clusters or noisy_labels
 seeds="1 2 3"    # random seeds of the trainings; arms are compared seed by seed
-arms=            # which arms, with spaces between (default: those above); all are compared with the first
-from=            # finished run whose embeddings are clustered, or which goes on; SEED in it stands for the seed
+arms=            # arms, separated by spaces (default: all of the table); the first one is the reference
+from=            # finished run whose embeddings are clustered, or which continues; SEED in it stands for the seed
 data=            # prepared corpus (default: data/mini)
 exp=             # folder for the runs (default: exp/ablations/<table>)
-config=          # what the arms change (default: that of the table)
-steps=           # training steps of every arm (default: those of its config)
-jobs=$(getconf _NPROCESSORS_ONLN)    # trainings at a time, of one thread and about 2 GB each
+config=          # config that the arms change (default: that of the table)
+steps=           # training steps of every arm (default: from its config)
+jobs=$(getconf _NPROCESSORS_ONLN)    # trainings at a time, each with one thread and about 2 GB
 device=cpu       # cpu or cuda
 parse_options "$@"
 
@@ -74,7 +74,7 @@ case $table in
 esac
 read -ra seeds_asked <<<"$seeds"
 read -ra arms_asked <<<"${arms:-$defaults}"
-[[ "$seeds " =~ ^([0-9]+\ +)+$ ]] || fail "--seeds takes whole numbers, and '$seeds' is something else"
+[[ "$seeds " =~ ^([0-9]+\ +)+$ ]] || fail "--seeds takes whole numbers, not '$seeds'"
 ((jobs > 0 && ${#arms_asked[@]} > 0)) || fail "--jobs is at least 1, and --arms names at least one arm"
 absolute_paths data exp config from
 cd "$root"
@@ -124,7 +124,7 @@ run_arm() {
       run local/diagnose_clusters.py --labels "$folder/pseudo_labels.tsv" --speakers "$data/train/speakers.tsv" \
         --out "$folder/diagnosis.json"
     fi
-    continues "$folder/checkpoints"
+    continues "$folder/checkpoints/final.pt"
     run local/train.py "${configs[@]}" --data "$data/train" --noise "$data/noise" \
       --exp "$folder" --seed "$seed" --device "$device" --training.workers 0 \
       ${steps:+--training.steps "$steps"} "${labels[@]}"
@@ -137,12 +137,14 @@ run_arm() {
     done
   fi
   if stage 3 "score"; then
-    makes "$folder/scores"
     for list in "$data"/{test,test_adverse}/trials/*.txt; do
       set=$(basename "$(dirname "$(dirname "$list")")")
+      makes "$folder/scores/${arm}_$(basename "$list" .txt)_cosine.json"
       run local/score_trials.py --system "$arm" --embeddings "$folder/embeddings/$set.scp" --trials "$list" \
         --speakers "$data/$set/speakers.tsv" --scoring cosine --out "$folder/scores"
     done
+    reads "$folder/scores"
+    continues "$folder"/{results.json,det.png}
     run local/make_results.py --exp "$folder" --recipe voxceleb --corpus "$(basename "$data")" --method "$arm" \
       --seed "$seed"
   fi

@@ -133,9 +133,13 @@ calibrate() {
 }
 
 make_results() {
+  local lists=("$data"/{test,test_adverse}/trials/*.txt) names=("${systems[@]%%=*}") trials=()
+  for list in "${lists[@]}"; do trials+=("$(basename "$list" .txt)"); done
+  for enhancer in "${enhancers[@]}"; do trials+=("adverse_${enhancer%% *}"); done
   write_history "$exp"
-  reads "$exp"/{scores,commits.json}
+  reads "$exp/scores"
   continues "$exp"/{results.json,det.png}
   run local/make_results.py --exp "$exp" --recipe voxceleb --corpus "$corpus" --method "$method" --seed "$seed" \
-    --seconds "$exp/seconds.json"
+    --systems "$(IFS=, && echo "${names[*]}")" --trials "$(IFS=, && echo "${trials[*]}")" \
+    --seconds "$exp/seconds.json" --commits "$exp/commits.json"
 }

@@ -50,7 +50,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     "options, sentence",
     [
         (["--nj", "3"], "there is no option --nj"),
-        (["--seeds", "1 two"], "--seeds takes whole numbers, and '1 two' is something else"),
+        (["--seeds", "1 two"], "--seeds takes whole numbers, not '1 two'"),
         (["--jobs", "0"], "--jobs is at least 1"),
         (["--arms", " "], "--arms names at least one arm"),
         (["--arms", "attention guess"], "there is no config guess.yaml; the arms in "),

@@ -6,12 +6,15 @@ The recordings come from the mini corpus and enter as somebody's own folders, so
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from cslib.models import mask_gru
@@ -127,13 +130,87 @@ def test_recipe_writes_only_into_its_two_folders(finished: tuple[Path, str]) -> 
     assert not list(folder.rglob("*.new")) and not list(folder.rglob(".writing-*"))
 
 
-def test_finished_recipe_runs_nothing_again(finished: tuple[Path, str]) -> None:
+def scripts(printed: str) -> list[str]:
+    """The scripts that ran, in order."""
+    return re.findall(r"python local/(\w+)\.py", printed)
+
+
+def trained(folder: Path) -> dict[Path, int]:
+    """When each checkpoint and each list of pseudo-labels was written."""
+    found = [*folder.rglob("checkpoints/*.pt"), *folder.rglob("pseudo_labels.tsv")]
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+@pytest.mark.parametrize("spelt", ["data", "./data/", "{}/data"])
+def test_finished_recipe_runs_nothing_again(finished: tuple[Path, str], spelt: str) -> None:
     folder, _ = finished
-    times = {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoints/*.pt")}
-    printed = run(folder)
+    times = trained(folder)
+    printed = run(folder, "--data", spelt.format(folder))
     assert printed.count(": done already; to run it again delete ") == STAGES
-    assert "python local/" not in printed
-    assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoints/*.pt")}
+    assert scripts(printed) == []
+    assert times == trained(folder)
+
+
+def test_added_enhancer_makes_only_what_is_new(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    network = {"hidden": 4, "layers": 1}
+    torch.save(
+        {
+            "config": {"network": {"name": "mask_gru", **network}},
+            "encoder": mask_gru.build(mask_gru.Config(**network)).state_dict(),
+        },
+        folder / "conf" / "enhancer.pt",
+    )
+    shutil.copy(folder / "conf" / "enhancer.pt", folder / "conf" / "other.pt")
+    times, before = trained(folder), json.loads((folder / "exp" / "results.json").read_text())
+    printed = run(folder, "--enhance", "conf/enhancer.pt,other=conf/other.pt")
+    systems = {row["system"] for row in before["rows"]}
+    expected = Counter(enhance=2, extract_floor=2, extract_embeddings=2 * (len(systems) - 1), make_results=1)
+    assert Counter(scripts(printed)) == expected + Counter(score_trials=2 * len(systems))
+    assert times == trained(folder)
+    results = json.loads((folder / "exp" / "results.json").read_text())
+    lists = ("clean", "adverse", "adverse_enhanced", "adverse_other")
+    assert systems_and_lists(results) == {(system, trials) for system in systems for trials in lists}
+    rates = {
+        row["trials"]: (row["eer"], row["targets"])
+        for row in results["rows"]
+        if row["system"] == "floor" and row["scoring"] == "cosine"
+    }
+    assert rates["adverse"][1] == rates["adverse_enhanced"][1]
+    assert rates["adverse"] != rates["adverse_enhanced"] == rates["adverse_other"]  # twice the same network
+    assert scripts(run(folder)) == ["make_results"]  # without them, the results are those of before
+    assert json.loads((folder / "exp" / "results.json").read_text())["rows"] == before["rows"]
+
+
+def test_deleted_network_is_made_again_from_its_last_checkpoint_and_nothing_else(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    final = folder / "exp" / "round1" / "checkpoints" / "final.pt"
+    before, steps = final.read_bytes(), (folder / "exp" / "round1" / "log.jsonl").read_text()
+    final.unlink()
+    printed = run(folder)
+    assert [name for name in scripts(printed) if name != "make_results"] == ["train"]
+    assert final.read_bytes() == before
+    assert (folder / "exp" / "round1" / "log.jsonl").read_text() == steps
+
+
+def test_replaced_audio_of_the_same_length_trains_again(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    path = sorted((folder / "learn").glob("*.flac"))[0]
+    before = path.read_bytes()
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples[::-1].copy(), rate)
+    printed = run(folder, "--stop-stage", "3")
+    assert scripts(printed)[0] == "prepare_folder" and scripts(printed)[-1] == "train"
+    assert "was trained otherwise before (inputs.utterances" in printed
+    path.write_bytes(before)
+    run(folder)
+
+
+def test_results_name_the_commit_of_every_part(finished: tuple[Path, str]) -> None:
+    results = json.loads((finished[0] / "exp" / "results.json").read_text())
+    parts = [part.split()[0] for part in results["commits"]]
+    assert parts == [str(stage) for stage in range(1, STAGES)]
+    assert set(results["commits"].values()) == {results["commit"]}
 
 
 def test_changed_config_trains_again_on_the_same_data(finished: tuple[Path, str]) -> None:
@@ -188,26 +265,3 @@ def test_round_may_separate_too(finished: tuple[Path, str]) -> None:
     printed, results = run_apart(finished[0], "csc", "--round-config", "conf/round_csc.yaml")
     assert "conf/round_csc.yaml" in of_round(printed) and "--start-from" in of_round(printed)
     assert ("round1", "adverse") in systems_and_lists(results)
-
-
-def test_adverse_trials_are_scored_again_after_enhancement(finished: tuple[Path, str]) -> None:
-    folder, _ = finished
-    network = {"hidden": 4, "layers": 1}
-    torch.save(
-        {
-            "config": {"network": {"name": "mask_gru", **network}},
-            "encoder": mask_gru.build(mask_gru.Config(**network)).state_dict(),
-        },
-        folder / "conf" / "enhancer.pt",
-    )
-    shutil.copy(folder / "conf" / "enhancer.pt", folder / "conf" / "other.pt")
-    _, results = run_apart(folder, "floor", "--enhance", "conf/enhancer.pt,other=conf/other.pt")
-    lists = ("clean", "adverse", "adverse_enhanced", "adverse_other")
-    assert systems_and_lists(results) == {(system, trials) for system in ("floor", "round1") for trials in lists}
-    rates = {
-        row["trials"]: (row["eer"], row["targets"])
-        for row in results["rows"]
-        if row["system"] == "floor" and row["scoring"] == "cosine"
-    }
-    assert rates["adverse"][1] == rates["adverse_enhanced"][1]
-    assert rates["adverse"] != rates["adverse_enhanced"] == rates["adverse_other"]  # twice the same network

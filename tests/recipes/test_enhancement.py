@@ -46,7 +46,7 @@ def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
     [
         (["--stage", "8"], "--stage 8 --stop-stage 7: the stages are 1 to 7"),
         (["--corpus", "timit"], "--corpus is mini, folder or voicebank, not 'timit'"),
-        (["--corpus", "folder"], "--clean-dir is missing: --corpus folder needs it"),
+        (["--corpus", "folder"], "--clean-dir is missing: --corpus folder requires it"),
         (["--corpus", "voicebank"], "--voicebank is missing"),
         (["--clean-dir", "."], "--clean-dir belongs to --corpus folder, and the corpus is mini"),
         (
@@ -85,7 +85,7 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(tmp_path: Path, opti
     "options, sentence",
     [
         ([], "--from is missing"),
-        (["--from", ".", "--factors", "1 two"], "--factors takes numbers, and 'two' is something else"),
+        (["--from", ".", "--factors", "1 two"], "--factors takes numbers, not 'two'"),
         (["--from", ".", "--arms", " "], "--arms and --factors name at least one each"),
         (["--from", ".", "--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
         (["--from", "."], "/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"),

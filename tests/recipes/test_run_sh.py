@@ -30,7 +30,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     "options, sentence",
     [
         (["--sped", "3"], "there is no option --sped"),
-        (["--stage", "three"], "--stage takes a whole number, and 'three' is none"),
+        (["--stage", "three"], "--stage takes a whole number, not 'three'"),
         (["--stage", "9"], "--stage 9 --stop-stage 8: the stages are 1 to 8"),
         (["--stage", "0"], "--stage 0 --stop-stage 8: the stages are 1 to 8"),
         (["--final", "maybe"], "--final is yes or no, not 'maybe'"),
@@ -38,7 +38,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
         (["--stage", "5", "--stop-stage", "4"], "the first comes before the last"),
         (["--rounds", "many"], "--rounds takes a whole number"),
         (["--corpus", "timit"], "--corpus is mini, folder or voxceleb, not 'timit'"),
-        (["--corpus", "folder"], "--train-dir is missing: --corpus folder needs it"),
+        (["--corpus", "folder"], "--train-dir is missing: --corpus folder requires it"),
         (["--corpus", "folder", "--train-dir", ".", "--test-dir", "none"], "--test-dir: there is no folder none"),
         (["--corpus", "voxceleb", "--voxceleb1", "."], "--voxceleb2 is missing"),
         (["--train-dir", "."], "--train-dir belongs to --corpus folder, and the corpus is mini"),

@@ -40,16 +40,16 @@ def test_defaults_hold(tmp_path: Path) -> None:
     "options, sentence",
     [
         (["--speed", "3"], "there is no option --speed; --help lists the options"),
-        (["--stage", "two"], "--stage takes a whole number, and 'two' is none"),
-        (["--stage", "-1"], "--stage takes a whole number, and '-1' is none"),
-        (["--stage=99999999999999999999"], "--stage takes a whole number, and '99999999999999999999' is none"),
+        (["--stage", "two"], "--stage takes a whole number, not 'two'"),
+        (["--stage", "-1"], "--stage takes a whole number, not '-1'"),
+        (["--stage=99999999999999999999"], "--stage takes a whole number, not '99999999999999999999'"),
         (["--stage"], "--stage needs a value"),
         (["--corpus", "--stage", "1"], "--corpus needs a value"),
-        (["mini"], "'mini' is no option: options look like --corpus folder; --help lists them"),
+        (["mini"], "'mini' is not an option: options look like --corpus folder; --help lists them"),
         (["--corpus", "folder", "--train-dir", "nowhere"], "--train-dir: there is no folder nowhere"),
         (["--train-dir", "/"], "--train-dir belongs to --corpus folder, and the corpus is mini"),
         (["--a[$(touch evil)]", "1"], "there is no option --a[$(touch evil)]; --help lists the options"),
-        (["--stage", "a[$(touch evil)]"], "--stage takes a whole number, and 'a[$(touch evil)]' is none"),
+        (["--stage", "a[$(touch evil)]"], "--stage takes a whole number, not 'a[$(touch evil)]'"),
     ],
 )
 def test_mistake_ends_with_one_sentence(tmp_path: Path, options: list[str], sentence: str) -> None:
