@@ -1,6 +1,6 @@
-"""Dataclass <-> YAML <-> command line, and the one place where a script starts and ends.
+"""Options from YAML files and the command line, and the one place where a script starts and ends.
 
-A script declares its options as a dataclass; the comment beside a field is its help text::
+A script declares its options as a dataclass. The comment beside a field, or on the line above it, is its help text::
 
     @dataclass
     class Options:
@@ -9,6 +9,10 @@ A script declares its options as a dataclass; the comment beside a field is its 
 
     if __name__ == "__main__":
         run(main, Options)
+
+On the command line an option is written with dashes, `--batch-seconds 60`; options of a section have dots and their
+names in the config file, `--training.batch_size 32`. Underscores and dashes are accepted everywhere. Config files have
+the names of the fields.
 """
 
 from __future__ import annotations
@@ -26,17 +30,20 @@ import sys
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type
 
-Options = TypeVar("Options")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one sentence: what, what is wrong with it, what to do."""
+    """Something the user can fix. The message is one sentence: what it is about, what is wrong, what to do."""
 
 
 def require(good: bool, name: str, value: object, wanted: str) -> None:
@@ -50,7 +57,7 @@ def require(good: bool, name: str, value: object, wanted: str) -> None:
 
 
 class Part:
-    """The i-th of n equal shares of some work, written "i/n", so that any launcher can spread it.
+    """The i-th of n equal shares of some work, written "i/n", so that any job launcher can distribute it.
 
     Raises ValueError unless 1 <= i <= n.
     """
@@ -65,7 +72,7 @@ class Part:
         return f"{self.index}/{self.count}"
 
     def slice(self, total: int) -> slice:
-        """The half-open range of this share among `total` items."""
+        """This share of `total` items, as a half-open range."""
         return slice((self.index - 1) * total // self.count, self.index * total // self.count)
 
 
@@ -82,28 +89,28 @@ def run(
 ) -> None:
     """Parse the command line, call `main`, and end with one sentence and status 1 on a UserError.
 
-    options      a dataclass, or a function that makes one when what it holds depends on the command line itself
-    argv         the words of the command line (default: sys.argv[1:])
-    description  what --help says first (default: the docstring of the script)
-    program      what the command is called in --help (default: the name of the script)
-    interrupted  what is said after Ctrl-C
+    options      a dataclass, or a function that makes one, if the fields depend on the command line
+    argv         words of the command line (default: sys.argv[1:])
+    description  first paragraph of --help (default: the docstring of the script)
+    program      name of the command in --help (default: the name of the script)
+    interrupted  message after Ctrl-C
     """
     try:
-        options = options if inspect.isclass(options) else options()
-        main(parse(options, argv, description or inspect.getdoc(sys.modules["__main__"]), program))
+        kind: type[Options] = options if isinstance(options, type) else options()
+        main(parse(kind, argv, description or inspect.getdoc(sys.modules["__main__"]), program))
     except UserError as error:
         sys.exit(f"error: {_sentence(error)}")
     except KeyboardInterrupt:
         sys.exit(interrupted)
-    except BrokenPipeError:  # as in `... | head`: who reads what is printed has seen enough
+    except BrokenPipeError:  # the reader has gone, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def positional() -> Any:
-    """A field whose value is given without the option's name, one or more of a list[...].
+    """A field that is given without its name. Of type list[...], it takes one or more values.
 
-    Where there is one, every option has to be followed by its value, flags too.
+    If a command has such a field, each of its options needs a value, flags too.
     """
     return dataclasses.field(metadata={"positional": True})
 
@@ -111,26 +118,25 @@ def positional() -> Any:
 def parse(
     options: type[Options], argv: list[str] | None = None, description: str | None = None, program: str | None = None
 ) -> Options:
-    """Command line (default sys.argv) and any --config YAML files into the dataclass `options`.
+    """Read the command line (default: sys.argv[1:]) and its --config YAML files into the dataclass `options`.
 
-    Dashes and underscores are the same in option names, and `--flag` alone means true.
-    Raises UserError for an unknown option or a bad value.
+    `--flag` alone means true. Raises UserError for an unknown option or a bad value.
     """
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     argv = _flags_spelt_out(options, with_bases(argv))
     if any(word.partition("=")[0] == "--like" for word in argv):
-        raise UserError("there is no such option: --like; it is a line of a config file")
+        raise UserError("there is no such option: --like; `like:` belongs in a config file")
     parser = _parser(options, description, program)
     if _positional(options):
         argv = _options_first(argv)
     try:
         return _build(options, parser.parse_args(argv), parser)
     except _ParseError as error:
-        raise UserError(str(error)) from None
+        raise UserError(_with_dashes(str(error), set(_positional(options)))) from None
 
 
 def from_dict(kind: type[Options], values: dict[str, Any], where: str) -> Options:
-    """A dataclass from a plain dictionary; an unknown key or bad value is a UserError that names `where`."""
+    """Make a dataclass from nested dictionaries. Raises UserError, which names `where`, for a bad key or value."""
     parser = _parser(kind, None)
     try:
         return _build(kind, parser.parse_object(values), parser)
@@ -139,7 +145,7 @@ def from_dict(kind: type[Options], values: dict[str, Any], where: str) -> Option
 
 
 def to_dict(config: Any) -> Any:
-    """A dataclass as plain dictionaries, lists, numbers and strings, fit for YAML and for checkpoints."""
+    """A dataclass as nested dictionaries, lists, numbers and strings, for YAML and for checkpoints."""
     if dataclasses.is_dataclass(config):
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, (list, tuple)):
@@ -150,10 +156,9 @@ def to_dict(config: Any) -> Any:
 
 
 def find(package: str, name: str) -> Any:
-    """The module cslib.<package>.<name>, or cslib.<package>.<name>.objective, that has a `build`.
+    """Import the module cslib.<package>.<name>, or cslib.<package>.<name>.objective, that defines `build`.
 
-    Helper modules of a package, which have none, are not found. Nothing but the module itself is imported.
-    Raises UserError with the names there are.
+    Helper modules of the package do not define it and are not found. Raises UserError, which lists the names.
     """
     known = known_names(package)
     if name not in known:
@@ -162,7 +167,7 @@ def find(package: str, name: str) -> Any:
 
 
 def known_names(package: str) -> dict[str, str]:
-    """What `find` finds in a package: the module of each name."""
+    """{name: module} of everything that `find` finds in a package."""
     folder = Path(__file__).parent / package
     paths = {path.stem: path for path in folder.glob("*.py")} | {
         path.parent.name: path for path in folder.glob("*/objective.py")
@@ -175,7 +180,7 @@ def known_names(package: str) -> dict[str, str]:
 
 
 def values_of(option: str, argv: list[str]) -> list[str]:
-    """What an option is given on a command line, for what has to be known before that can be parsed."""
+    """The values of an option on a command line that cannot be parsed yet."""
     pairs = zip(argv, [*argv, ""][1:], strict=True)
     return [
         word.partition("=")[2] or following
@@ -185,9 +190,9 @@ def values_of(option: str, argv: list[str]) -> list[str]:
 
 
 def with_bases(argv: list[str]) -> list[str]:
-    """The command line with, before each --config file, the one that it is `like:`, and so on.
+    """The command line with the bases of each --config file, which `like:` names, inserted before it.
 
-    Raises UserError when a file is absent, is not YAML or is like itself.
+    Raises UserError when a file is missing, is not YAML, or is its own base.
     """
     words: list[str] = []
     for word, before in zip(argv, ["", *argv], strict=False):
@@ -203,13 +208,13 @@ def with_bases(argv: list[str]) -> list[str]:
 
 def _bases_and(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
     if path in seen:
-        raise UserError(f"{path}: it is like itself; take a `like:` out")
+        raise UserError(f"{path}: is its own base; remove a `like:`")
     base = load_yaml(path).get("like")
     return [*(_bases_and(path.parent / str(base), (*seen, path)) if base else []), path]
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as a dictionary. Raises UserError when it is absent or is not one."""
+    """Read a YAML file of `key: value` lines. Raises UserError when it is missing or is something else."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -217,8 +222,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
-        raise UserError(f"{path}: not valid YAML ({told})") from None
+        problem = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        raise UserError(f"{path}: not valid YAML ({problem})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines")
     return values
@@ -233,16 +238,37 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
 
 class _Parser(ArgumentParser):
-    def format_help(self) -> str:
-        text = re.sub(r"(--[a-z]+)_ ", r"\1 ", super().format_help())  # --in, see _underscored
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        text = _OPTION.sub(lambda found: _dashed(found[1]), super().format_help(formatter))
         return re.sub(r"<class\s+'(?:\w+\.)*(\w+)'>", r"\1", text)
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise _ParseError(_plain(str(message))) from ex
 
 
+_OPTION = re.compile(r"(?<![\w-])--(\w[\w.]*)")  # as jsonargparse writes it, with underscores
+
+
+def _dashed(name: str) -> str:
+    """The name of a field as an option: min_speech -> --min-speech, in_ -> --in, training.batch_size unchanged."""
+    top, dot, below = name.partition(".")
+    return "--" + top.rstrip("_").replace("_", "-") + dot + below
+
+
+def _with_dashes(message: str, positional: set[str]) -> str:
+    """A message about fields as one about options."""
+    message = _OPTION.sub(lambda found: _dashed(found[1]), message)
+    message = re.sub(r"^option ([\w.]+):", lambda found: _shown(found[1], positional) + ":", message)
+    start, required, names = message.partition("arguments are required: ")
+    return start + required + ", ".join(_shown(name, positional) for name in names.split(", ")) if required else message
+
+
+def _shown(name: str, positional: set[str]) -> str:
+    return name if name in positional else _dashed(name)
+
+
 def _plain(message: str) -> str:
-    """What jsonargparse says, on one line and without its own terms."""
+    """A message of jsonargparse on one line, without its internal terms."""
     text = "; ".join(line.strip() for line in message.splitlines() if line.strip())
     for pattern, words in _WORDS.items():
         text = re.sub(pattern, words, text)
@@ -262,12 +288,11 @@ _WORDS = {
     r"Option '([^']+)' is not accepted": r"there is no option \1",
     r"unrecognized arguments: (?=-)": "there is no such option: ",
     r"unrecognized arguments: ": "one word too many: ",
-    r"\bin_\b": "in",
 }
 
 
 def _sentence(error: UserError) -> str:
-    """The message alone: from a loader's process it comes with that process's traceback as text before it."""
+    """The message alone. From a loader process, it arrives with the traceback of that process before it."""
     return str(error).strip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")
 
 
@@ -276,7 +301,7 @@ def _underscored(word: str) -> str:
     if not word.startswith("--"):
         return word
     name = name.replace("-", "_").replace("__", "--", 1)
-    # No field can be called `in`; the field `in_` is the option --in.
+    # `in` is a keyword, so the option --in has the field `in_`.
     return name + ("_" if keyword.iskeyword(name[2:]) else "") + equals + value
 
 
@@ -293,7 +318,7 @@ def _positional(options: type) -> list[str]:
 
 
 def _options_first(argv: list[str]) -> list[str]:
-    """The options with their values, then the other words, which argparse takes in one place only."""
+    """Options with their values first, then the other words, because argparse takes those in one place only."""
     named, others, words = [], [], iter(argv)
     for word in words:
         if not word.startswith("-"):
@@ -311,8 +336,8 @@ def _parser(options: type, description: str | None, program: str | None = None) 
     parser.add_argument(
         "--config",
         action="config",
-        help="YAML file with any of these options; `like: other.yaml` in "
-        "it takes over those of the file beside it that it does not name",
+        help="YAML file with any of these options, named with underscores: `batch_size: 32`; a line "
+        "`like: other.yaml` takes all others from that file, a path relative to this one",
     )
     parser.add_argument("--like", help=SUPPRESS)
     unnamed = _positional(options)
@@ -325,21 +350,41 @@ def _parser(options: type, description: str | None, program: str | None = None) 
 
 
 def _build(options: type[Options], values: Namespace, parser: _Parser) -> Options:
+    _refuse_non_sections(options, values)
     values = parser.instantiate(values)
     return options(**{field.name: values[field.name] for field in dataclasses.fields(options)})
 
 
-def _describe(options: type) -> None:
-    """Give the class, and those of its fields, a docstring with each field's help: the comment by it."""
+def _refuse_non_sections(options: type, values: Namespace, prefix: str = "") -> None:
+    """Raise _ParseError for `training: 3` where a section is expected: jsonargparse does not check that."""
+    hints = get_type_hints(options)
     for field in dataclasses.fields(options):
-        if dataclasses.is_dataclass(field.default_factory):
-            _describe(field.default_factory)
+        kind, value = hints[field.name], values.get(field.name)
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            continue
+        if not isinstance(value, Namespace):
+            raise _ParseError(f"option {prefix}{field.name}: expected a section of `key: value` lines, got {value}")
+        _refuse_non_sections(kind, value, f"{prefix}{field.name}.")
+
+
+def _describe(options: type) -> None:
+    """Write the help text of each field into the docstrings of the class and its sections, as jsonargparse wants it.
+
+    The help text is the comment beside the field, or metadata["help"] of a field that was made without source code.
+    """
+    for field in dataclasses.fields(options):
+        section = field.default_factory
+        if isinstance(section, type) and dataclasses.is_dataclass(section):
+            _describe(section)
     comments: dict[str, str] = {}
     for kind in reversed(options.__mro__):
         if dataclasses.is_dataclass(kind):
             comments |= _field_comments(kind)
+    comments |= {
+        field.name: field.metadata["help"] for field in dataclasses.fields(options) if "help" in field.metadata
+    }
     summary = (options.__doc__ or "").split("\n\nArgs:")[0]
-    if summary.startswith(f"{options.__name__}("):  # what @dataclass writes when the author wrote nothing
+    if summary.startswith(f"{options.__name__}("):  # the default of @dataclass
         summary = options.__name__
     lines = [f"    {name}: {text}" for name, text in comments.items() if text]
     options.__doc__ = "\n".join([summary, "", "Args:", *lines]) if lines else summary
@@ -348,7 +393,7 @@ def _describe(options: type) -> None:
 def _field_comments(kind: type) -> dict[str, str]:
     try:
         source = inspect.getsource(kind)
-    except (OSError, TypeError):  # a class that was made, not written
+    except (OSError, TypeError):  # a class without source code
         return {}
     comments, above = {}, ""
     for line in source.splitlines():

@@ -1,5 +1,7 @@
 """Options: from YAML and the command line into a dataclass, or one plain sentence."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from tests.tiny_run import ENVIRONMENT
 class Inner:
     rate: float = 0.5  # how fast
     pair: tuple[float, float] = (1.0, 2.0)
+    pair_count: int = 1
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Options(Base):
     maybe: Path | None = None  # "#" in a comment
     quoted: str = "# not a comment"  # but this is
     fast: bool = False
+    in_: int = 0
+    max_count: int = 9
     inner: Inner = field(default_factory=Inner)  # what is inside
 
 
@@ -86,7 +91,7 @@ def test_config_that_is_like_another_one_names_what_differs(tmp_path):
 def test_config_that_is_like_itself_or_like_no_file_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text("like: b.yaml")
     (tmp_path / "b.yaml").write_text("like: a.yaml")
-    with pytest.raises(UserError, match=r"a\.yaml: it is like itself"):
+    with pytest.raises(UserError, match=r"a\.yaml: is its own base"):
         parse(Options, ["--config", str(tmp_path / "a.yaml")])
     (tmp_path / "b.yaml").write_text("like: c.yaml")
     with pytest.raises(UserError, match=r"c\.yaml: there is no such config file"):
@@ -97,16 +102,22 @@ def test_config_that_is_like_itself_or_like_no_file_is_named(tmp_path):
     "words, told",
     [
         (["--bogus", "1"], "there is no such option: --bogus 1"),
-        (["--like", "a.yaml"], "there is no such option: --like; it is a line of a config file"),
-        (["--like=a.yaml"], "there is no such option: --like; it is a line of a config file"),
+        (["--like", "a.yaml"], "there is no such option: --like; `like:` belongs in a config file"),
+        (["--like=a.yaml"], "there is no such option: --like; `like:` belongs in a config file"),
         (["--coun", "1"], "there is no such option: --coun 1"),
         (["--inner.bogus", "1"], "there is no such option: --inner.bogus 1"),
         (["stray"], "one word too many: stray"),
-        (["--count", "abc"], "option count: expected a whole number, got abc"),
-        (["--count", "1.5"], "option count: expected a whole number, got 1.5"),
-        (["--inner.rate", "fast"], "option inner.rate: expected a number, got fast"),
-        (["--fast", "perhaps"], "option fast: expected true or false, got perhaps"),
-        (["--share", "5/4"], "option share: a part is written i/n with 1 <= i <= n, not '5/4'"),
+        (["--count", "abc"], "--count: expected a whole number, got abc"),
+        (["--count", "1.5"], "--count: expected a whole number, got 1.5"),
+        (["--inner.rate", "fast"], "--inner.rate: expected a number, got fast"),
+        (["--fast", "perhaps"], "--fast: expected true or false, got perhaps"),
+        (["--share", "5/4"], "--share: a part is written i/n with 1 <= i <= n, not '5/4'"),
+        (["--data_dri", "x"], "there is no such option: --data-dri x"),
+        (["--max_count", "x"], "--max-count: expected a whole number, got x"),
+        (["--max-count"], "argument --max-count: expected one argument"),
+        (["--inner.pair_count", "x"], "--inner.pair_count: expected a whole number, got x"),
+        (["--inner.pair-count"], "argument --inner.pair_count: expected one argument"),
+        (["--in", "x"], "--in: expected a whole number, got x"),
         (["--count"], "argument --count: expected one argument"),
         (["--config"], "argument --config: expected one argument"),
     ],
@@ -118,7 +129,7 @@ def test_bad_word_is_one_plain_sentence(words, told):
 
 
 def test_missing_option_is_named():
-    with pytest.raises(UserError, match="required: data_dir$"):
+    with pytest.raises(UserError, match="required: --data-dir$"):
         parse(Options, [])
 
 
@@ -126,9 +137,12 @@ def test_missing_option_is_named():
     "text, told",
     [
         ("data_dir: x\nbogus: 1", "there is no option bogus"),
+        ("data_dir: x\ninner: 3", "--inner: expected a section of `key: value` lines, got 3"),
+        ("data_dir: x\ninner:", "--inner: expected a section of `key: value` lines, got None"),
+        ("data_dir: x\nmax_count: x", "--max-count: expected a whole number, got x"),
         ("data_dir: x\ninner: {bogus: 1}", "there is no option inner.bogus"),
-        ("data_dir: x\ncount: many", "option count: expected a whole number, got many"),
-        ("count: 1", "the following arguments are required: data_dir"),
+        ("data_dir: x\ncount: many", "--count: expected a whole number, got many"),
+        ("count: 1", "the following arguments are required: --data-dir"),
         ("data_dir: [x\n", "c.yaml: not valid YAML"),
         ("- a\n- b", "c.yaml: expected `key: value` lines"),
         ("", "c.yaml: expected `key: value` lines"),
@@ -158,7 +172,7 @@ def test_help_text_is_the_comment_behind_or_above_the_field(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0 and "What it does." in text
     for option, told in (
-        ("--data_dir DATA_DIR", "where it lies"),
+        ("--data-dir DATA_DIR", "where it lies"),
         ("--count COUNT", "the number of them"),
         ("--inner.rate RATE", "how fast"),
         ("--inherited INHERITED", "of the base"),
@@ -166,6 +180,17 @@ def test_help_text_is_the_comment_behind_or_above_the_field(capsys):
         ("--quoted QUOTED", "but this is"),
     ):
         assert f"{option} {told}" in text
+    assert "--max-count MAX_COUNT" in text and "--in IN_" in text and "--inner.pair_count PAIR_COUNT" in text
+    assert not re.search(r"--\w+_", text.replace("--inner.pair_count", ""))
+
+
+def test_help_of_a_field_without_source_code_is_in_its_metadata(capsys):
+    made = dataclasses.make_dataclass(
+        "Made", [("inner", Inner, field(default_factory=Inner, metadata={"help": "what is inside"}))]
+    )
+    with pytest.raises(SystemExit):
+        parse(made, ["--help"], description="x")
+    assert "what is inside:" in capsys.readouterr().out
 
 
 SCRIPT = '''"""Count things.
@@ -218,7 +243,7 @@ def test_script_ends_with_one_sentence_and_status_1(tmp_path):
         return done.returncode, done.stdout, done.stderr
 
     assert call("--number", "3") == (0, "counted 3\n", "")
-    assert call("--number", "x") == (1, "", "error: option number: expected a whole number, got x\n")
+    assert call("--number", "x") == (1, "", "error: --number: expected a whole number, got x\n")
     assert call("--config", "bad.yaml") == (1, "", "error: there is no option nmber\n")
     assert call("--number", "13") == (1, "", "error: 13: an unlucky number; take another\n")
     assert call("--number", "14") == (1, "", "interrupted; the same command continues the work\n")
@@ -249,7 +274,7 @@ def test_a_required_condition_names_the_option_its_value_and_what_is_wanted():
 def test_find_gives_the_module_or_the_names_there_are():
     assert find("objectives", "csc").__name__ == "cslib.objectives.csc.objective"
     for name in ("csd", "csc.py", "__init__", None):
-        with pytest.raises(UserError, match="there are: .*galr.*resnet"):
+        with pytest.raises(UserError, match="is not one of cslib/models: .*galr.*resnet"):
             find("models", name)
 
 
@@ -263,8 +288,10 @@ def test_from_dict_is_the_inverse_of_to_dict():
         "share": "2/5",
         "maybe": None,
         "fast": False,
+        "in_": 0,
+        "max_count": 9,
         "quoted": "# not a comment",
-        "inner": {"rate": 0.25, "pair": [8.0, 9.0]},
+        "inner": {"rate": 0.25, "pair": [8.0, 9.0], "pair_count": 1},
     }
     again = from_dict(Options, values, "here")
     assert to_dict(again) == values and again.inner == options.inner and isinstance(again.data_dir, Path)

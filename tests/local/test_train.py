@@ -54,7 +54,7 @@ def test_help_lists_what_the_config_adds(data, tmp_path, capsys):
     [
         (["--training.stepz", "5"], "there is no such option: --training.stepz 5"),
         (["--objective.alpah", "5"], "there is no such option: --objective.alpah 5"),
-        (["--network.window", "wide"], "option network.window: expected a whole number, got wide"),
+        (["--network.window", "wide"], "--network.window: expected a whole number, got wide"),
         (["--objective.name", "csd"], "'csd' is not one of cslib/objectives: ccr, "),
         (["--network.name", "galrr"], "'galrr' is not one of cslib/models: crn, "),
         (["--objective.name", "angular"], "'angular' is not one of cslib/objectives: ccr, "),
