@@ -158,17 +158,19 @@ def to_dict(config: Any) -> Any:
 def find(package: str, name: str) -> Any:
     """Import the module cslib.<package>.<name>, or cslib.<package>.<name>.objective, that defines `build`.
 
+    package  as in "models" or "evaluation.scorings"
+
     Helper modules of the package do not define it and are not found. Raises UserError, which lists the names.
     """
     known = known_names(package)
     if name not in known:
-        raise UserError(f"{name!r} is not one of cslib/{package}: {', '.join(sorted(known))}")
+        raise UserError(f"{name!r} is not one of cslib/{package.replace('.', '/')}: {', '.join(sorted(known))}")
     return importlib.import_module(known[name])
 
 
 def known_names(package: str) -> dict[str, str]:
     """{name: module} of everything that `find` finds in a package."""
-    folder = Path(__file__).parent / package
+    folder = Path(__file__).parent.joinpath(*package.split("."))
     paths = {path.stem: path for path in folder.glob("*.py")} | {
         path.parent.name: path for path in folder.glob("*/objective.py")
     }

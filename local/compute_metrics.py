@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cslib.config import UserError, run
 from cslib.data.trials import read_trials
-from cslib.evaluation.error_rates import equal_error_rate, min_dcf
+from cslib.evaluation.error_rates import error_rates
 from cslib.evaluation.score_files import read_scores
 
 
@@ -26,11 +26,11 @@ def main(options: Options) -> None:
     trials = read_trials(options.trials)
     scores = read_scores(options.scores, trials)
     try:
-        eer, dcf = equal_error_rate(scores, trials.targets), min_dcf(scores, trials.targets)
+        rates = error_rates(scores, trials.targets)
     except ValueError as error:  # one class missing
         raise UserError(f"{options.trials}: {error}; complete the trial list") from None
     counts = {"targets": int(trials.targets.sum()), "nontargets": int((~trials.targets).sum())}
-    print(json.dumps({"eer": eer, "min_dcf_0.01": dcf, **counts}))
+    print(json.dumps({**rates, **counts}))
 
 
 if __name__ == "__main__":

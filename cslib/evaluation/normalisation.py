@@ -1,7 +1,7 @@
-"""Adaptive symmetric score normalisation, with a cohort that needs no labels: training utterances.
+"""Adaptive symmetric score normalisation (AS-norm) with a cohort that needs no labels: training utterances.
 
-A score is measured against the scores that each of its two utterances gets from the cohort members most like
-it (AS-norm1 of Matejka et al. 2017, "Analysis of score normalization in multilingual speaker recognition").
+A score is standardised by the scores of each of its two utterances with the cohort members most similar to it (AS-norm1
+of Matejka et al. 2017, "Analysis of score normalization in multilingual speaker recognition").
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ COHORT_BLOCK = 1 << 15  # cohort utterances a block
 def as_norm(
     scores: np.ndarray, enrol: np.ndarray, test: np.ndarray, statistics: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """[n] float32: mean of the scores as standardised by the enrolment's cohort and by the test side's.
+    """[n] float32: mean of the score standardised by the enrolment's statistics and that by the test utterance's.
 
     scores        [n] cosine of every trial
-    enrol, test   [n] utterance numbers
+    enrol, test   [n] rows of the statistics
     statistics    ([u], [u]) from `cohort_statistics` of all utterances
     """
     mean, deviation = statistics
@@ -35,7 +35,7 @@ def cohort_statistics(embeddings: Tensor, cohort: Tensor, top_k: int = 300) -> t
 
     embeddings   [u, E] or [u, C, E] from `unit_embeddings`
     cohort       [c, E] or [c, C, E] from `unit_embeddings`, same device; memory does not grow with it
-    top_k        how many of the scores count, at most all c
+    top_k        number of scores that count for each utterance; all c if there are fewer
     Raises ValueError when fewer than two cohort scores count.
     """
     top_k = min(top_k, len(cohort))
@@ -52,7 +52,7 @@ def cohort_statistics(embeddings: Tensor, cohort: Tensor, top_k: int = 300) -> t
 
 
 def _highest_scores(rows: Tensor, cohort: Tensor, top_k: int) -> Tensor:
-    """[b, top_k] highest scores of each of the rows, in no order, over a cohort taken block by block."""
+    """[b, top_k] highest scores of each row, unsorted; the cohort is scored block by block."""
     best = rows.new_empty(len(rows), 0)
     for block in cohort.split(COHORT_BLOCK):
         best = torch.cat([best, _scores(rows, block)], dim=1)

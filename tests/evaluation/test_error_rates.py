@@ -82,7 +82,7 @@ def test_turning_scores_and_classes_round_keeps_the_eer(seed):
         ([], [], "target and non-target"),
         ([1.0, np.nan], [True, False], "1 of 2 scores are not finite"),
         ([1.0, np.inf], [True, False], "not finite"),
-        ([1.0, 2.0, 3.0], [True, False], "one score a trial"),
+        ([1.0, 2.0, 3.0], [True, False], "one score per trial"),
     ],
 )
 def test_what_cannot_be_judged_raises(scores, targets, complaint):

@@ -138,11 +138,11 @@ def test_directions_in_which_embeddings_do_not_vary_are_ignored():
 @pytest.mark.parametrize(
     "x, labels, complaint",
     [
-        (recordings()[0], np.zeros(len(recordings()[0]), int), "fewer than two"),
-        (recordings()[0], np.full(len(recordings()[0]), -1), "fewer than two"),
+        (recordings()[0], np.zeros(len(recordings()[0]), int), "at least two clusters"),
+        (recordings()[0], np.full(len(recordings()[0]), -1), "at least two clusters"),
         (recordings()[0], np.arange(len(recordings()[0])), "are too few"),
-        (np.ones((20, 4)), np.arange(20) // 4, "all alike"),
-        (np.tile(recordings()[0][:30], (2, 1)), np.repeat([0, 1], 30), "differ no more"),
+        (np.ones((20, 4)), np.arange(20) // 4, "all equal"),
+        (np.tile(recordings()[0][:30], (2, 1)), np.repeat([0, 1], 30), "no more than"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused(x, labels, complaint):

@@ -1,6 +1,7 @@
 """From embeddings to score files and rows of results.json."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from cslib.config import UserError, parse
 from cslib.data.embeddings import EmbeddingWriter
 from cslib.data.trials import read_trials, write_trials
+from cslib.evaluation import scorings
 from cslib.evaluation.error_rates import equal_error_rate
 from cslib.evaluation.score_files import read_scores
 from local import compute_metrics, score_trials
@@ -122,7 +124,7 @@ def test_cosine_needs_no_cohort_and_the_rest_does(folder):
     without.cohort = None
     score_trials.main(without)
     without.scoring = "cosine,mean"
-    with pytest.raises(UserError, match="need --cohort"):
+    with pytest.raises(UserError, match="mean needs --cohort"):
         score_trials.main(without)
 
 
@@ -142,7 +144,7 @@ def test_plda_learns_from_the_labels_of_the_cohort(folder, capsys):
     scores = read_scores(folder / "scores" / "csc_clean_plda.txt", read_trials(folder / "clean.txt"))
     assert row(folder, "plda")["eer"] == equal_error_rate(scores, read_trials(folder / "clean.txt").targets) < 30
     assert row(folder, "plda")["scoring"] == "plda"
-    assert "plda: speakers differ in 11 dimensions, not in 30; 12 clusters" in capsys.readouterr().out
+    assert "plda: the speaker subspace has 11 dimensions instead of 30; 12 clusters" in capsys.readouterr().out
     (folder / "scores" / "csc_clean_plda.txt").unlink()
     score_trials.main(options(folder, "--scoring", "plda", "--labels", str(labels), "--plda-size", "5"))
     assert "dimensions" not in capsys.readouterr().out
@@ -162,11 +164,11 @@ def test_plda_without_fit_labels_is_refused_in_a_sentence(folder):
     with pytest.raises(UserError, match="a label for none of the 60 utterances"):
         score_trials.main(options(folder, *plda, f"{folder}/others.tsv"))
     labels = label(folder, "labels.tsv", lambda row: row % 12)
-    with pytest.raises(UserError, match="--plda-size 0: give 1 or more"):
+    with pytest.raises(UserError, match="--plda-size is 0; it must be at least 1"):
         score_trials.main(options(folder, *plda, str(labels), "--plda-size", "0"))
     write_embeddings(folder / "streams", [f"t{row}" for row in range(60)], np.ones((60, 2, SIZE)))
     write_embeddings(folder / "test", read_trials(folder / "clean.txt").ids, np.ones((40, 2, SIZE)))
-    with pytest.raises(UserError, match="one embedding an utterance, and here are 2"):
+    with pytest.raises(UserError, match="one embedding per utterance, and this file has 2"):
         score_trials.main(options(folder, *plda, str(labels), "--cohort", f"{folder}/streams.scp"))
     assert not (folder / "scores").exists()
 
@@ -197,7 +199,7 @@ def test_an_utterance_without_a_speaker_is_named(folder):
 @pytest.mark.parametrize(
     "change, complaint",
     [
-        (("--scoring", "guess"), "give some of cosine,mean,asnorm,plda"),
+        (("--scoring", "guess"), "must be some of cosine,mean,asnorm,plda"),
         (("--speakers", "nowhere.tsv"), "nowhere.tsv: could not be read"),
         (("--cohort-size", "1"), "at least two cohort utterances"),
     ],
@@ -215,3 +217,20 @@ def test_trials_of_one_class_and_another_networks_cohort_are_refused(folder):
     with pytest.raises(UserError, match="need target and non-target trials"):
         score_trials.main(options(folder))
     assert not (folder / "scores").exists()
+
+
+def test_a_scoring_is_one_file_found_by_its_name(folder):
+    """Negative Euclidean distance, as somebody may add it."""
+    added = Path(scorings.__file__).parent / "added_by_a_test.py"
+    added.write_text(
+        "import numpy as np\n\nNEEDS = ()\n\n\n"
+        "def build(background):\n"
+        "    return lambda rows, enrol, test: -np.linalg.norm(rows[enrol] - rows[test], axis=1).astype(np.float32)\n"
+    )
+    try:
+        assert scorings.scoring_names() == ["cosine", "mean", "asnorm", "plda", "added_by_a_test"]
+        score_trials.main(options(folder, "--scoring", "added_by_a_test"))
+    finally:
+        added.unlink()
+    assert row(folder, "added_by_a_test")["scoring"] == "added_by_a_test"
+    assert scorings.scoring_names() == list(scorings.ORDER)
