@@ -23,7 +23,7 @@ from cslib.config import UserError, run
 from cslib.corpora.audio_files import AUDIO_SUFFIXES, Checks
 from cslib.corpora.class_preparation import TABLE, Recording, prepare_classes
 from cslib.corpora.folders import refuse_overlap, relative_audio_paths, remove_set, unique_ids
-from cslib.data.classes import deal_speakers
+from cslib.data.classes import assign_folds
 from cslib.files import warn
 
 COLUMNS = ("path", "label", "speaker")
@@ -138,7 +138,7 @@ def with_folds(found: list[Found], folds: int) -> list[Recording]:
             "speakers are not known: each recording counts as one, and figures may be too good; put the recordings of "
             "each into a folder of its own, <class>/<speaker>"
         )
-    fold_of = deal_speakers(speakers, count)
+    fold_of = assign_folds(speakers, count)
     return [
         Recording(name, str(one.folder / one.path), one.label, speaker, fold_of[speaker])
         for name, one, speaker in zip(ids, found, speakers, strict=True)

@@ -25,7 +25,7 @@ from cslib.corpora.class_preparation import TABLE, write_classes
 from cslib.corpora.synthesis.channels import draw_channel
 from cslib.corpora.synthesis.speakers import Speaker, say_sentence, write_speech
 from cslib.corpora.synthesis.voices import Synthesiser, draw_voice
-from cslib.data.classes import ClassTable, Labelled, deal_speakers
+from cslib.data.classes import ClassTable, Labelled, assign_folds
 from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.files import claim, progress
 from cslib.parallel import in_fresh_processes
@@ -86,7 +86,7 @@ def main(options: Options) -> None:
 
 def dealt(utterances: list[tuple[str, str, str]], folds: int) -> ClassTable:
     """The table of (id, style, speaker), the speakers in so many folds."""
-    fold_of = deal_speakers([speaker for *_, speaker in utterances], folds)
+    fold_of = assign_folds([speaker for *_, speaker in utterances], folds)
     return ClassTable.of(Labelled(name, style, speaker, fold_of[speaker]) for name, style, speaker in utterances)
 
 

@@ -217,8 +217,8 @@ def _process(task: tuple[Source, Record | None], checks: Checks) -> tuple[Source
     except OSError as error:  # a dangling link, or gone since it was listed
         reason = f"{UNREADABLE}: {error.strerror}"
         return source, Record(source.id, source.path, 0, 0, source.path, 0, reason, ""), "examined"
-    same = known and known[1:4] == (source.path, size, mtime_ns)
-    if same and (known.reason or os.path.exists(known.audio)):
+    same = known is not None and known[1:4] == (source.path, size, mtime_ns)
+    if known is not None and same and (known.reason or os.path.exists(known.audio)):
         return source, known, "known"
     found = examine(source.path, source.target, checks)
     record = Record(source.id, source.path, size, mtime_ns, found.audio, found.num_samples, found.reason, found.change)

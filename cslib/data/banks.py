@@ -1,8 +1,7 @@
 """Banks of noise and of room impulse responses (RIRs): many short recordings in one memory-mapped file.
 
-A bank is a folder with `samples.npy` (every recording, end to end) and `segments.npy` (int64 [n, 2]: start
-and length of each). A crop is read by its offset, so that it costs the same from a minute of noise as from a
-hundred hours.
+A bank is a folder with `samples.npy` (all recordings, end to end) and `segments.npy` (int64 [n, 2]: start and length
+of each, in samples). A crop is read by its offset, so its cost does not grow with the bank.
 """
 
 from __future__ import annotations
@@ -10,11 +9,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cslib.config import UserError
 from cslib.files import writing
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NOISE_KINDS = ("noise", "music", "babble")
 RIRS = "rirs"
@@ -22,10 +26,10 @@ _OLD_RIRS = "rooms"  # an earlier name; to ignore it would silently drop the RIR
 
 
 class BankWriter:
-    """Write a bank recording by recording, in flat memory; a context manager.
+    """Context manager that writes a bank recording by recording, in constant memory.
 
-    folder   made when missing; both files are put there when the block ends without an error
-    dtype    np.int16 for noise, np.float32 for RIRs
+    folder  created when missing; both files are put there when the block ends without an error
+    dtype   np.int16 for noise, np.float32 for RIRs
     Raises UserError when the block ends and nothing was added, or when the disk is full.
     """
 
@@ -44,16 +48,18 @@ class BankWriter:
         return self
 
     def add(self, samples: np.ndarray) -> None:
-        """Append one recording, [frames >= 1] of the bank's dtype; anything else is a ValueError."""
+        """Append one recording, [frames >= 1]. Raises ValueError for another shape or dtype than the bank's."""
         if samples.dtype != self.dtype or samples.ndim != 1 or not len(samples):
-            raise ValueError(f"{self.dtype} [frames >= 1] was expected, not {samples.dtype} {samples.shape}")
+            raise ValueError(f"expected {self.dtype} [frames >= 1], got {samples.dtype} {samples.shape}")
         self._file.write(samples.tobytes())
         self._segments.append((self._total, len(samples)))
         self._total += len(samples)
 
-    def __exit__(self, *error: object) -> bool | None:
-        if error[0] is not None:
-            return self._stack.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if kind is not None:
+            return self._stack.__exit__(kind, error, traceback)
         with self._stack:
             self._finish_samples()
         with writing(self.folder / "segments.npy") as temporary:
@@ -62,7 +68,7 @@ class BankWriter:
 
     def _finish_samples(self) -> None:
         if not self._segments:
-            raise UserError(f"{self.folder}: nothing to put into this bank; check the folder it is made from")
+            raise UserError(f"{self.folder}: nothing to put into this bank; check the folder of recordings")
         self._file.seek(0)
         self._write_header()
         if self._file.tell() != self._header_size:  # numpy reserves room for a growing first axis
@@ -78,9 +84,9 @@ class BankWriter:
 
 
 class Bank:
-    """A bank opened for reading. It stays on disk: a crop reads its own pages and no others.
+    """A bank opened for reading. It stays on disk; a crop reads only its own pages.
 
-    A pickled bank is its folder's name, so it goes to loader workers by fork or by spawn alike.
+    A pickled bank is the name of its folder, so loader workers may be forked or spawned.
     """
 
     dtype: type
@@ -92,8 +98,8 @@ class Bank:
         self._check()
 
     @classmethod
-    def open(cls, folder: Path) -> Bank:
-        """Raises UserError when the folder is not a whole bank of this kind."""
+    def open(cls, folder: Path) -> Self:
+        """Open a bank. Raises UserError when the folder is not a complete bank of this kind."""
         return cls(folder)
 
     def __len__(self) -> int:
@@ -107,34 +113,34 @@ class Bank:
         try:
             return np.load(path, mmap_mode="r" if memory_map else None)
         except FileNotFoundError:
-            raise _spoilt(path, "there is no such file") from None
+            raise _damaged(path, "there is no such file") from None
         except (OSError, ValueError, EOFError) as error:
-            raise _spoilt(path, f"not readable ({error})") from None
+            raise _damaged(path, f"cannot be read ({error})") from None
 
     def _check(self) -> None:
         samples, segments = self.samples, self.segments
         if samples.dtype != self.dtype or samples.ndim != 1:
-            raise _spoilt(
-                self.folder, f"samples.npy holds {samples.dtype} {samples.shape} and not {np.dtype(self.dtype)} [total]"
+            raise _damaged(
+                self.folder, f"samples.npy is {samples.dtype} {samples.shape} instead of {np.dtype(self.dtype)} [total]"
             )
         if segments.dtype != np.int64 or segments.ndim != 2 or segments.shape[1] != 2 or not len(segments):
-            raise _spoilt(self.folder, "segments.npy is not a table of starts and lengths")
+            raise _damaged(self.folder, "segments.npy is not a table of starts and lengths")
         start, length = segments.T
         if start.min() < 0 or length.min() < 1 or (start + length).max() > len(samples):
-            raise _spoilt(self.folder, "segments.npy points outside samples.npy")
+            raise _damaged(self.folder, "segments.npy points outside samples.npy")
 
 
-def _spoilt(where: Path, what: str) -> UserError:
+def _damaged(where: Path, what: str) -> UserError:
     return UserError(f"{where}: {what}; prepare the noise folder again")
 
 
 class NoiseBank(Bank):
-    """Noise recordings, int16."""
+    """Noise recordings, int16 at 16 kHz."""
 
     dtype = np.int16
 
     def crop(self, rng: np.random.Generator, frames: int) -> np.ndarray:
-        """int16 [frames] from a random place in a random recording; short ones are chained to fill it."""
+        """int16 [frames] from a random place in a random recording; shorter ones are concatenated."""
         crop = np.empty(frames, np.int16)
         filled = 0
         while filled < frames:
@@ -152,21 +158,25 @@ class RirBank(Bank):
     dtype = np.float32
 
     def draw(self, rng: np.random.Generator, max_frames: int) -> np.ndarray:
-        """float32 [<= max_frames]: a random response, its tail cut off where it is longer."""
+        """A random RIR, float32 [<= max_frames]; the tail of a longer one is cut off."""
         start, length = self.segments[rng.integers(len(self))]
         return np.array(self.samples[start : start + min(length, max_frames)])
 
 
 @dataclass
 class Banks:
-    """What there is to degrade speech with; an empty one leaves it clean."""
+    """What speech is augmented with. Without any bank it stays clean.
 
-    noise: dict[str, NoiseBank] = field(default_factory=dict)  # by kind, in the order of NOISE_KINDS
+    noise  by kind, in the order of NOISE_KINDS
+    rirs   None when there are none
+    """
+
+    noise: dict[str, NoiseBank] = field(default_factory=dict)
     rirs: RirBank | None = None
 
 
 def open_banks(noise_folder: Path | None) -> Banks:
-    """The banks in data/<corpus>/noise; kinds whose folder is absent are left out, None means no bank at all.
+    """Open the banks in data/<corpus>/noise. Kinds whose folder is absent are left out; None gives no bank at all.
 
     Raises UserError when the folder is missing, when it holds no bank, when a bank in it is damaged, or when its
     RIRs still lie in the folder `rooms`.
@@ -175,7 +185,7 @@ def open_banks(noise_folder: Path | None) -> Banks:
         return Banks()
     folder = Path(noise_folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such noise folder; prepare it, or train without noise")
+        raise UserError(f"{folder}: there is no such noise folder; prepare the noise, or train without it")
     if (folder / _OLD_RIRS).exists():
         raise UserError(
             f"{folder / _OLD_RIRS}: RIRs are read from the folder `{RIRS}` now; rename `{_OLD_RIRS}` to `{RIRS}`, "
@@ -184,5 +194,5 @@ def open_banks(noise_folder: Path | None) -> Banks:
     noise = {kind: NoiseBank.open(folder / kind) for kind in NOISE_KINDS if (folder / kind).exists()}
     rirs = RirBank.open(folder / RIRS) if (folder / RIRS).exists() else None
     if not noise and rirs is None:
-        raise _spoilt(folder, f"holds none of {', '.join((*NOISE_KINDS, RIRS))}")
+        raise _damaged(folder, f"holds none of {', '.join((*NOISE_KINDS, RIRS))}")
     return Banks(noise, rirs)

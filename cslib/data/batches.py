@@ -1,4 +1,4 @@
-"""Batches of recordings of like length."""
+"""Batches of recordings of similar length."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import numpy as np
 
 
 def batches_by_length(lengths: np.ndarray, batch_samples: int) -> list[np.ndarray]:
-    """Rows in batches of like length, longest first: memory that is too small shows at once.
+    """Group rows into batches of similar length, longest first, so that a lack of memory shows at once.
 
-    lengths         int [n] samples
-    batch_samples   longest length times number of utterances stays within it; a longer utterance is alone
+    lengths        int [n], in samples
+    batch_samples  upper bound on the longest length times the number of utterances of a batch; a longer utterance is a
+                   batch of its own
+    Returns int arrays of rows; each row is in one batch.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     batches, start = [], 0

@@ -1,4 +1,4 @@
-"""Labels of utterances, a column of a table: `utterance<TAB>label` from clustering, -1 = rejected."""
+"""Labels of utterances: a column of a table, `utterance<TAB>label` when it comes from clustering; -1 means rejected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from cslib.files import write_lines
 
 
 def read_column(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    """(utterance, its value in `column`) of each line. Raises UserError when the file has no such column."""
+    """Yield (utterance, value in `column`) of each line.
+
+    Raises UserError when the file is absent, is not UTF-8, lacks the column or has a line without a value.
+    """
     try:
         file = open(path, encoding="utf-8", newline="")  # noqa: SIM115 (closed below)
     except FileNotFoundError:
@@ -33,7 +36,10 @@ def read_column(path: Path, column: str) -> Iterator[tuple[str, str]]:
 
 
 def read_table(path: Path, column: str = "label") -> dict[str, str]:
-    """Label of each utterance in the file. Raises UserError when an utterance has two."""
+    """The label of each utterance in the file.
+
+    Raises UserError as `read_column` does, and when an utterance has two labels.
+    """
     table: dict[str, str] = {}
     for utterance, label in read_column(path, column):
         if table.setdefault(utterance, label) != label:
@@ -42,15 +48,15 @@ def read_table(path: Path, column: str = "label") -> dict[str, str]:
 
 
 def read_labels(path: Path, utterances: Utterances, column: str = "label") -> np.ndarray:
-    """`numbered_labels` of the utterances of a set, in its order."""
+    """`numbered_labels` of the utterances of a set, in their order there."""
     return numbered_labels(path, utterances.ids(), column)
 
 
 def numbered_labels(path: Path, ids: Sequence[str], column: str = "label") -> np.ndarray:
-    """int64 [n] class of each utterance, numbered 0..classes-1; -1 where the file says -1 or nothing.
+    """Class of each utterance, int64 [n], numbered from 0; -1 where the file says -1 or does not list the utterance.
 
-    The column has to be asked for by name: speakers cannot be mistaken for pseudo-labels.
-    Raises UserError when no utterance has a class.
+    The column is named by the caller, so speakers cannot be mistaken for pseudo-labels.
+    Raises UserError as `read_table` does, and when no utterance has a class.
     """
     names = read_table(path, column)
     found = np.array([names.get(utterance, "-1") for utterance in ids])
@@ -58,7 +64,7 @@ def numbered_labels(path: Path, ids: Sequence[str], column: str = "label") -> np
     if not labelled.any():
         raise UserError(
             f"{path}: none of the {len(ids):,} utterances to train on has a {column} "
-            "in it; was it made for another data set?"
+            "in it; give the file that was made for this set"
         )
     labels = np.full(len(found), -1)
     labels[labelled] = np.unique(found[labelled], return_inverse=True)[1]
@@ -66,5 +72,6 @@ def numbered_labels(path: Path, ids: Sequence[str], column: str = "label") -> np
 
 
 def write_labels(path: Path, ids: Sequence[str], labels: Iterable[int]) -> None:
+    """Write `utterance<TAB>label` for each id; -1 means rejected."""
     lines = [f"{name}\t{label}" for name, label in zip(ids, labels, strict=True)]
     write_lines(path, ["utterance\tlabel", *lines])

@@ -1,8 +1,7 @@
-"""The lists of a set, data/<set>: lhotse recordings, supervisions and cuts, with the speakers in a file of
-their own.
+"""The manifests of a set, data/<set>: recordings, supervisions and cuts of lhotse, with the speakers in their own file.
 
-The JSON is lhotse's, written without making lhotse's objects: ten times faster, and nothing to import. A test
-holds the two equal. Everything streams, so that a million utterances take no more memory than ten.
+The JSON is lhotse's, but is written without lhotse's objects, which is ten times faster; a test compares the two.
+Everything streams, so a million utterances take no more memory than ten.
 """
 
 from __future__ import annotations
@@ -21,30 +20,39 @@ from typing import Any
 from cslib.config import UserError
 from cslib.files import writing
 
-SAMPLE_RATE = 16000  # of all audio that is learnt from
+SAMPLE_RATE = 16000  # Hz, of all audio
 MANIFESTS = ("recordings", "supervisions", "cuts")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One utterance: a 16 kHz mono wav or flac file, whole."""
+    """One utterance: a whole wav or flac file, 16 kHz mono.
 
-    id: str  # no white space
+    id           without white space
+    path         of the audio file
+    num_samples  its length
+    speaker      goes to speakers.tsv and nowhere else
+    sex          likewise
+    session      likewise; what was recorded together, such as a video or a visit
+    """
+
+    id: str
     path: Path | str
     num_samples: int
-    speaker: str | None = None  # goes to speakers.tsv and nowhere else
+    speaker: str | None = None
     sex: str | None = None
-    session: str | None = None  # what was recorded together: a video, a visit
+    session: str | None = None
 
 
 def write_set(folder: Path | str, entries: Iterable[Entry], rejected: Iterable[tuple[Path | str, str]] = ()) -> int:
-    """Write the manifests, rejected.tsv, and speakers.tsv when there are speakers; the number of entries.
+    """Write the manifests, rejected.tsv and, when there are speakers, speakers.tsv; return the number of entries.
 
-    entries    in strictly rising order of id; the first one says which of the speaker columns there are
-               (a later entry without the value gets "-")
-    rejected   (path, reason) of what was left out; read after the entries, so that it may grow meanwhile
-    Raises UserError for no entry at all, a repeated or unordered id, white space in an id, a missing speaker.
-    All files are put in place together, cuts.jsonl.gz last; on an error the old ones stay.
+    entries    in strictly ascending order of id; the first one decides which speaker columns there are (a later entry
+               without a value gets "-")
+    rejected   (path, reason) of what was left out; read after the entries, so it may grow meanwhile
+    All files are put in place together, cuts.jsonl.gz last; after an error the old ones are unchanged.
+    Raises UserError when there is no entry, when ids repeat, do not ascend or have white space in them, and when only
+    some entries have a speaker.
     """
     folder, entries = Path(folder), iter(entries)
     first = next(entries, None)
@@ -53,7 +61,7 @@ def write_set(folder: Path | str, entries: Iterable[Entry], rejected: Iterable[t
     columns = [name for name in ("speaker", "sex", "session") if getattr(first, name) is not None]
     count = 0
     with ExitStack() as stack:
-        # The last one entered is the first one put in place: the cuts, which readers open, come last.
+        # The last file entered is the first one put in place. The cuts, which readers open, come last.
         rejections = _open(stack, folder / "rejected.tsv")
         writers = {name: _open(stack, folder / f"{name}.jsonl.gz") for name in reversed(MANIFESTS)}
         speakers = _open(stack, folder / "speakers.tsv") if columns else None
@@ -74,7 +82,7 @@ def write_set(folder: Path | str, entries: Iterable[Entry], rejected: Iterable[t
 
 
 def as_lhotse(entry: Entry) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """(recording, supervision, cut) as lhotse 1.33 writes them; none of them has a speaker."""
+    """(recording, supervision, cut) as lhotse 1.33 writes them, without the speaker."""
     duration = entry.num_samples / SAMPLE_RATE
     recording = {
         "id": entry.id,
@@ -98,54 +106,57 @@ def as_lhotse(entry: Entry) -> tuple[dict[str, Any], dict[str, Any], dict[str, A
 
 
 def read_manifest(path: Path | str) -> Iterator[dict[str, Any]]:
-    """The items of a .jsonl.gz file, one by one. Raises UserError when it is absent or damaged."""
+    """Yield the items of a .jsonl.gz file. Raises UserError when the file is absent or damaged."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
-                yield json.loads(line)
+                item = json.loads(line)
+                if not isinstance(item, dict):
+                    raise UserError(f"{path}: damaged, an item is no JSON object; prepare the data again")
+                yield item
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; prepare the data first (stage 1)") from None
+        raise UserError(f"{path}: there is no such file; prepare the data first") from None
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}); prepare the data again (stage 1)") from None
+        raise UserError(f"{path}: damaged ({error}); prepare the data again") from None
 
 
 def write_manifest(path: Path | str, items: Iterable[dict[str, Any]]) -> None:
-    """Write the items to a .jsonl.gz file; equal items give equal bytes."""
+    """Write the items to a .jsonl.gz file; equal items give equal bytes. Raises UserError when it cannot be written."""
     with ExitStack() as stack:
         file = _open(stack, Path(path))
         file.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
 
 
-def _open(stack: ExitStack, path: Path) -> io.TextIOBase:
+def _open(stack: ExitStack, path: Path) -> io.TextIOWrapper:
     temporary = stack.enter_context(writing(path))
-    raw = stack.enter_context(open(temporary, "wb"))  # noqa: SIM115 (the stack closes it)
+    file = stack.enter_context(open(temporary, "wb"))  # noqa: SIM115 (the stack closes it)
     if path.suffix == ".gz":
-        # Neither name nor time in the header: the same set is the same bytes, which pack_shards.py relies on.
-        raw = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=5, fileobj=raw, mtime=0))
-        raw = stack.enter_context(io.BufferedWriter(raw, 1 << 20))
-    return stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline="\n"))
+        # Neither name nor time in the header: packing compares the bytes of equal sets.
+        packed = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=5, fileobj=file, mtime=0))
+        file = stack.enter_context(io.BufferedWriter(packed, 1 << 20))
+    return stack.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline="\n"))
 
 
 def _checked(entries: Iterable[Entry], folder: Path, columns: list[str]) -> Iterator[Entry]:
     previous = ""
     for entry in entries:
         if entry.id.split() != [entry.id]:
-            raise UserError(f"{folder}: the utterance id {entry.id!r} is empty or has white space in it")
+            raise UserError(f"{folder}: the utterance id {entry.id!r} is empty or contains white space")
         if entry.id <= previous:
-            raise UserError(f"{folder}: the id {entry.id} comes twice or after {previous}; ids must rise")
+            raise UserError(f"{folder}: the id {entry.id} comes twice, or after {previous}; ids must ascend")
         if (entry.speaker is not None) != ("speaker" in columns):
-            raise UserError(f"{folder}: {entry.id} is unlike the first: either all have a speaker or none")
+            raise UserError(f"{folder}: {entry.id} differs from the first utterance; all must have a speaker, or none")
         previous = entry.id
         yield entry
 
 
 def _printable(text: Path | str) -> str:
-    """On one line, without tabs, and valid UTF-8 even for a file name that is not."""
+    """The text on one line, without tabs, as valid UTF-8 even for a file name that is not."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
 
 
 def recordings_of_set(folder: Path) -> dict[str, Path]:
-    """The audio files of a set, by id."""
+    """The audio files of data/<set> by id, as cuts.jsonl.gz lists them. Raises UserError as `read_manifest` does."""
     return {
         item["id"]: folder / item["recording"]["sources"][0]["source"]
         for item in read_manifest(folder / "cuts.jsonl.gz")

@@ -1,12 +1,11 @@
-"""Pairs of a noisy recording and the clean speech in it: random crops to train with, whole recordings to validate.
+"""Pairs of a noisy recording and the clean speech in it, whole or in part.
 
     data/<corpus>/<set>/clean/    a set like any other (see cslib/data/manifests.py)
-    data/<corpus>/<set>/noisy/    another one, of the same ids and lengths
-    data/<corpus>/<set>/pairs.tsv id, signal-to-noise ratio in dB and kind of noise, "-" where nobody knows
+    data/<corpus>/<set>/noisy/    another set, with the same ids and lengths
+    data/<corpus>/<set>/pairs.tsv id, signal-to-noise ratio in dB and kind of noise; "-" where unknown
 
-Recordings that were enhanced beforehand can come along as negatives: a folder of <id>.wav or <id>.flac each, for
-every id of the set, as long as the recording they were made of. All that an item or a batch holds of a recording is
-the same stretch of it.
+Recordings enhanced beforehand can serve as negatives: K folders of <id>.wav or <id>.flac, one for every id of the set
+and as long as the recording it was made from. All versions in an item or a batch cover the same part of a recording.
 """
 
 from __future__ import annotations
@@ -26,18 +25,17 @@ from torch.utils.data import DataLoader, Dataset
 from cslib.config import UserError
 from cslib.data.batches import batches_by_length
 from cslib.data.manifests import SAMPLE_RATE
-from cslib.data.utterances import Utterances
+from cslib.data.utterances import Utterances, excerpts
 from cslib.files import write_lines
 
 SIDES = ("clean", "noisy")
 ENHANCED_SUFFIXES = (".wav", ".flac")
-HEARD = 8  # recordings that a digest reads
 
 
 class PairedUtterances:
-    """Noisy recordings with their clean speech and with K enhanced versions each, in manifest order.
+    """Noisy recordings with their clean speech and K enhanced versions, in the order of the manifest.
 
-    num_samples  int32 [n], mapped
+    num_samples  int32 [n], memory-mapped: the length of each recording at 16 kHz
     """
 
     def __init__(self, noisy: Utterances, clean: Utterances, enhanced: Sequence[EnhancedFolder] = ()) -> None:
@@ -46,10 +44,10 @@ class PairedUtterances:
 
     @classmethod
     def open(cls, folder: Path | str, negatives: Iterable[Path | str] = ()) -> PairedUtterances:
-        """data/<corpus>/<set>, with K folders of enhanced recordings.
+        """Open data/<corpus>/<set>, with the K folders `negatives` of enhanced recordings.
 
         Raises UserError when a side is missing, when the sides differ in ids or lengths, or when an enhanced
-        recording is missing. (Those of a wrong length are found when they are read.)
+        recording is missing. (One of a wrong length is refused when it is read.)
         """
         clean, noisy = (Utterances.open(Path(folder) / side) for side in SIDES)
         _refuse_mispaired(Path(folder), clean, noisy)
@@ -59,15 +57,17 @@ class PairedUtterances:
         return len(self.noisy)
 
     def id(self, row: int) -> str:
+        """Id of one pair."""
         return self.noisy.id(row)
 
     def ids(self, rows: Iterable[int] | None = None) -> list[str]:
+        """Ids of the pairs `rows`, or of all."""
         return self.noisy.ids(rows)
 
     def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
-        """int16 [2 + K, frames]: noisy, clean and enhanced, from sample `start` on (to the end when None).
+        """int16 [2 + K, frames]: noisy, clean and enhanced, from sample `start` on (`frames` None: to the end).
 
-        Raises UserError when a file is gone, damaged, of another length than listed or not 16 kHz mono.
+        Raises UserError when a file is missing, damaged, of another length than listed or not 16 kHz mono.
         """
         length = int(self.num_samples[row])
         frames = length - start if frames is None else frames
@@ -75,10 +75,15 @@ class PairedUtterances:
         return np.stack(sides + [folder.read(self.id(row), length, start, frames) for folder in self.enhanced])
 
     def digest(self) -> str:
-        """A hash of ids, lengths and what a few of the recordings hold: another noise or network gives another."""
-        digest = hashlib.sha256(self.noisy.digest().encode())
-        for row in np.unique(np.linspace(0, len(self) - 1, HEARD).astype(int)):
-            digest.update(self.read(int(row)).tobytes())
+        """A SHA-256 of ids, lengths and excerpts of all 2 + K versions, as 64 hexadecimal digits.
+
+        Other noise, other clean speech or another enhancing network give another digest; see `Utterances.digest`.
+        Raises UserError as `read` does.
+        """
+        digest = hashlib.sha256((self.noisy.digest() + self.clean.digest()).encode())
+        for folder in self.enhanced:
+            for row, start, frames in excerpts(self.num_samples):
+                digest.update(folder.read(self.id(row), int(self.num_samples[row]), start, frames).tobytes())
         return digest.hexdigest()
 
 
@@ -87,26 +92,30 @@ def _refuse_mispaired(folder: Path, clean: Utterances, noisy: Utterances) -> Non
     if ids["clean"] != ids["noisy"]:
         name = min(set(ids["clean"]) ^ set(ids["noisy"]))
         has, lacks = SIDES if name in set(ids["clean"]) else reversed(SIDES)
-        raise UserError(f"{folder}: {name} is in {has} and not in {lacks}; prepare the pairs again (stage 1)")
+        raise UserError(f"{folder}: {name} is in {has} and not in {lacks}; prepare the pairs again")
     unequal = np.flatnonzero(clean.num_samples != noisy.num_samples)
     if len(unequal):
         row = int(unequal[0])
         raise UserError(
             f"{folder}: {noisy.id(row)} has {noisy.num_samples[row]:,} samples in noisy and "
-            f"{clean.num_samples[row]:,} in clean; mend or remove the pair and prepare again (stage 1)"
+            f"{clean.num_samples[row]:,} in clean; fix or remove the pair and prepare the pairs again"
         )
 
 
 @dataclass(frozen=True)
 class EnhancedFolder:
-    """Recordings that some network enhanced, in files named by the ids they have in their set."""
+    """Recordings that a network enhanced, in files named by their ids.
+
+    folder  absolute path
+    suffix  of all files, ".wav" or ".flac"
+    """
 
     folder: Path
     suffix: str
 
     @classmethod
     def open(cls, folder: Path, ids: Iterable[str]) -> EnhancedFolder:
-        """Raises UserError when the folder does not hold a recording for each of the ids; others may be there."""
+        """Open a folder; other files in it do no harm. Raises UserError when it lacks a recording of some id."""
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder of enhanced recordings; check the path")
         names, ids = set(os.listdir(folder)), list(ids)
@@ -115,12 +124,15 @@ class EnhancedFolder:
         if missing:
             raise UserError(
                 f"{folder}: lacks {len(missing):,} of {len(ids):,} recordings, for one "
-                f"{missing[0]}{suffix}; enhance the whole set first"
+                f"{missing[0]}{suffix}; enhance the whole set"
             )
         return cls(folder.absolute(), suffix)
 
     def read(self, name: str, length: int, start: int, frames: int) -> np.ndarray:
-        """int16 [frames] of a recording that must have `length` samples."""
+        """int16 [frames] from sample `start` on, of a recording that must have `length` samples.
+
+        Raises UserError when it has another length or format, or cannot be read.
+        """
         path = self.folder / f"{name}{self.suffix}"
         try:
             with soundfile.SoundFile(path) as audio:
@@ -128,7 +140,7 @@ class EnhancedFolder:
                 if found != (SAMPLE_RATE, 1, length):
                     raise UserError(
                         f"{path}: {found[0]} Hz, {found[1]} channels, {found[2]:,} samples, but the "
-                        f"recording it was made of has 16000 Hz, 1 and {length:,}; enhance the set again"
+                        f"recording it was made from has 16000 Hz, 1 and {length:,}; enhance the set again"
                     )
                 audio.seek(start)
                 samples = audio.read(frames, dtype="int16")
@@ -142,17 +154,18 @@ class EnhancedFolder:
 def whole_batches(
     utterances: PairedUtterances, batch_seconds: float, rows: Iterable[int] | None = None, workers: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Whole recordings, each of the set (or of `rows`) once, in batches of like length, longest first.
+    """Yield each recording of the set, or of `rows`, once, in batches of similar length, longest first.
 
-    batch_seconds  longest recording times number of recordings stays within it; a longer one is alone
-    workers        processes that read
-    A batch holds tensors: noisy and clean int16 [B, T], negatives int16 [B, K, T], all padded with zeros, lengths
-    int64 [B]; and ids, a list of B names.
+    batch_seconds  upper bound on the longest recording times the number of recordings of a batch; a longer recording
+                   is a batch of its own
+    workers        loader processes
+    A batch holds the tensors noisy and clean, int16 [B, T], negatives, int16 [B, K, T], all zero-padded, and lengths,
+    int64 [B]; and ids, a list of B strings.
     """
     rows = np.arange(len(utterances)) if rows is None else np.asarray(list(rows), dtype=np.int64)
     batches = batches_by_length(np.asarray(utterances.num_samples)[rows], int(batch_seconds * SAMPLE_RATE))
     dataset = _WholeBatches(utterances, [rows[batch] for batch in batches])
-    # A generator of its own: taking a seed from the global one would change the training that validates.
+    # Its own generator: a seed drawn from the global one would change the training that is being validated.
     yield from DataLoader(dataset, batch_size=None, num_workers=workers, generator=torch.Generator())
 
 
@@ -179,17 +192,21 @@ class _WholeBatches(Dataset):
 
 
 class Condition(NamedTuple):
-    """How noisy a recording is; None where nobody knows."""
+    """How noisy a recording is; None where unknown.
 
-    snr: float | None = None  # dB
-    noise: str | None = None  # its kind: cafe, bus, music, ...
+    snr    dB
+    noise  its kind: cafe, bus, music, ...
+    """
+
+    snr: float | None = None
+    noise: str | None = None
 
 
 def read_conditions(folder: Path | str) -> dict[str, Condition]:
-    """pairs.tsv of data/<corpus>/<set>, by id. Raises UserError when it is absent or damaged."""
+    """Read pairs.tsv of data/<corpus>/<set>, by id. Raises UserError when it is absent or damaged."""
     path = Path(folder) / "pairs.tsv"
     if not path.exists():
-        raise UserError(f"{path}: there is no such file; prepare the pairs again (stage 1)")
+        raise UserError(f"{path}: there is no such file; prepare the pairs again")
     try:
         rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
         return {
@@ -197,11 +214,11 @@ def read_conditions(folder: Path | str) -> dict[str, Condition]:
             for name, snr, noise in rows
         }
     except ValueError:
-        raise UserError(f"{path}: a line of it is not id, SNR and noise; prepare the pairs again (stage 1)") from None
+        raise UserError(f"{path}: a line is not id, SNR and noise; prepare the pairs again") from None
 
 
 def write_conditions(folder: Path | str, conditions: dict[str, Condition]) -> None:
-    """pairs.tsv; one that says the same already is not touched."""
+    """Write pairs.tsv of data/<corpus>/<set>, unless the file already says the same."""
     path = Path(folder) / "pairs.tsv"
     rows = (
         f"{name}\t{'-' if snr is None else f'{snr:g}'}\t{noise or '-'}" for name, (snr, noise) in conditions.items()

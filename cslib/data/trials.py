@@ -1,6 +1,6 @@
-"""Trial lists: which utterance is compared with which, and whether both are of one speaker.
+"""Trial lists: which utterance is compared with which, and whether one speaker says both.
 
-Two notations are read, told apart by the first line of the file:
+Two formats are read; the first line of the file decides which:
 
     Kaldi       enrol test target|nontarget
     VoxCeleb    1|0 enrol test        with ids like id10270/x6uYqmx31kE/00001.wav -> id10270-x6uYqmx31kE-00001
@@ -18,13 +18,13 @@ import numpy as np
 from cslib.config import UserError
 from cslib.files import write_lines
 
-CHUNK_BYTES = 1 << 18  # how much text is taken apart at a time
+CHUNK_BYTES = 1 << 18  # text that is parsed at a time
 IS_SPACE = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # what bytes.split() splits at
 
 
 @dataclass
 class Trials:
-    """A trial list as indices into its distinct utterances: 9 bytes a trial.
+    """A trial list as indices into its distinct utterances, 9 bytes per trial.
 
     ids           the distinct utterance ids
     enrol_index   [n] int32, rows of `ids`
@@ -51,9 +51,9 @@ class Trials:
         return [self.ids[row] for row in self.test_index]
 
     def rows_in(self, ids: Sequence[str], where: str) -> np.ndarray:
-        """[len(self.ids)] int64: the row in `ids` of every utterance of the trials.
+        """int64 [len(self.ids)]: the row in `ids` of every utterance of the trials.
 
-        Raises UserError, naming `where`, when some utterances are not there.
+        Raises UserError, naming the file `where`, when `ids` lacks some of them.
         """
         row_of = {name: row for row, name in enumerate(ids)}
         unknown = [name for name in self.ids if name not in row_of]
@@ -67,7 +67,7 @@ class Trials:
 
 
 def read_trials(path: Path | str) -> Trials:
-    """Read a trial list in either notation. Raises UserError naming the file and a malformed line."""
+    """Read a trial list in either format. Raises UserError that names the file and a malformed line."""
     style = _style(path)
     index, enrol, test, targets = numbering(), [], [], []
     for number, columns in read_columns(path, style.fields):
@@ -94,15 +94,15 @@ def write_trials(path: Path | str, enrol: Iterable[str], test: Iterable[str], ta
 
 
 def voxceleb_id(path: str) -> str:
-    """id10270/x6uYqmx31kE/00001.wav -> id10270-x6uYqmx31kE-00001; what is no path stays as it is."""
+    """id10270/x6uYqmx31kE/00001.wav -> id10270-x6uYqmx31kE-00001; what is not a path stays as it is."""
     return path.removesuffix(".wav").removesuffix(".m4a").removesuffix(".flac").replace("/", "-")
 
 
 def read_columns(path: Path | str, fields: str) -> Iterator[tuple[int, list[list[bytes]]]]:
-    """Stream the columns of a text file whose lines hold as many words as `fields`; empty lines are skipped.
+    """Stream the columns of a text file whose lines have as many words as `fields`; empty lines are skipped.
 
-    Yields (number of the chunk's first line, columns). Raises UserError for a line of another length, for a
-    file without lines and for one that cannot be read.
+    Yields (number of the chunk's first line, columns). Raises UserError for a line with another number of words, for
+    a file without lines and for one that cannot be read.
     """
     width, number, empty = len(fields.split()), 1, True
     try:
@@ -125,14 +125,14 @@ def read_columns(path: Path | str, fields: str) -> Iterator[tuple[int, list[list
 
 
 def numbering() -> dict[bytes, int]:
-    """A dictionary that numbers its keys from 0 in the order in which they are first asked for."""
-    index = defaultdict()
+    """A dictionary that numbers its keys from 0 in the order in which they are first looked up."""
+    index: defaultdict[bytes, int] = defaultdict()
     index.default_factory = index.__len__
     return index
 
 
 def numbers_of(names: list[bytes], index: dict[bytes, int]) -> np.ndarray:
-    """[n] int32 numbers of the names in a `numbering`."""
+    """int32 [n]: the numbers of the names in a `numbering`."""
     return np.fromiter(map(index.__getitem__, names), dtype=np.int32, count=len(names))
 
 
@@ -162,7 +162,7 @@ def _words_per_line(chunk: bytes) -> np.ndarray:
 
 
 def _bad_label(path: Path | str, number: int, style: _Style) -> UserError:
-    """The first line from `number` on whose label is not one of the style."""
+    """The error about the first line from `number` on whose label the style does not have."""
     with open(path, "rb") as file:
         for at, line in enumerate(file, start=1):
             words = line.split()
@@ -173,7 +173,7 @@ def _bad_label(path: Path | str, number: int, style: _Style) -> UserError:
 
 
 def _merged(names: list[str]) -> tuple[list[str], np.ndarray]:
-    """(the names without repetition, [n] int32 the place of each there)."""
+    """(the distinct names, int32 [n]: the place of each name there)."""
     place: dict[str, int] = {}
     row = np.array([place.setdefault(name, len(place)) for name in names], dtype=np.int32)
     return list(place), row

@@ -5,7 +5,7 @@ import pytest
 
 from cslib.config import UserError
 from cslib.corpora.class_preparation import compare_counts
-from cslib.data.classes import ClassTable, Labelled, deal_speakers
+from cslib.data.classes import ClassTable, Labelled, assign_folds
 
 
 def rows(folds, per_speaker=4, speakers=2):
@@ -118,16 +118,16 @@ def test_damaged_table_is_one_sentence(tmp_path, text, sentence):
 
 def test_speakers_are_dealt_evenly_and_always_alike():
     speakers = [f"s{number}" for number in range(7) for _ in range(10 * (number + 1))]
-    fold_of = deal_speakers(speakers, 3)
-    assert fold_of == deal_speakers(reversed(speakers), 3)
+    fold_of = assign_folds(speakers, 3)
+    assert fold_of == assign_folds(reversed(speakers), 3)
     assert set(fold_of.values()) == {"fold1", "fold2", "fold3"}
     sizes = np.unique([fold_of[speaker] for speaker in speakers], return_counts=True)[1]
     assert sizes.max() - sizes.min() <= 20  # of 280; the largest speaker has 70
     for count in (1, 8):
-        with pytest.raises(UserError, match=f"folds: {count} will not do for 7 speakers"):
-            deal_speakers(speakers, count)
+        with pytest.raises(UserError, match=f"folds is {count}; it must be at least 2 and at most .* speakers, 7"):
+            assign_folds(speakers, count)
     with pytest.raises(UserError, match="all recordings are of one speaker"):
-        deal_speakers(["a", "a"], 2)
+        assign_folds(["a", "a"], 2)
 
 
 def test_counts_name_every_class_and_fold():

@@ -71,10 +71,10 @@ def test_equal_sets_are_equal_bytes(tmp_path):
 @pytest.mark.parametrize(
     "bad, words",
     [
-        ([Entry("b", "/b.wav", 1), Entry("a", "/a.wav", 1)], "a comes twice or after b"),
+        ([Entry("b", "/b.wav", 1), Entry("a", "/a.wav", 1)], "a comes twice, or after b"),
         ([Entry("a", "/a.wav", 1), Entry("a", "/a.wav", 1)], "twice"),
         ([Entry("a b", "/a.wav", 1)], "white space"),
-        ([Entry("a", "/a.wav", 1, "ann"), Entry("b", "/b.wav", 1)], "all have a speaker or none"),
+        ([Entry("a", "/a.wav", 1, "ann"), Entry("b", "/b.wav", 1)], "all must have a speaker, or none"),
         ([], "no usable utterance"),
     ],
 )

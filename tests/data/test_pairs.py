@@ -171,7 +171,7 @@ def test_conditions_come_back_as_written_and_unknown_ones_are_none(tmp_path):
     with pytest.raises(UserError, match="pairs.tsv: there is no such file"):
         read_conditions(tmp_path / "none")
     (tmp_path / "pairs.tsv").write_text("id\tsnr\tnoise\na\tloud\tbus\n")
-    with pytest.raises(UserError, match="is not id, SNR and noise"):
+    with pytest.raises(UserError, match="a line is not id, SNR and noise"):
         read_conditions(tmp_path)
 
 

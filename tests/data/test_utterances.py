@@ -94,13 +94,58 @@ def test_digest_knows_the_utterances_and_not_where_they_lie(folder, samples, tmp
     digest = Utterances.open(folder).digest()
     pack(Options(folder, shard_size=2, nj=1))
     assert Utterances.open(folder).digest() == digest
+    assert Utterances.open(folder.rename(folder.with_name("elsewhere"))).digest() == digest
     digests = {digest}
-    for change in ({"u0": 9001}, {"u9": 9000}, {}):
+    for change in ({"u0": 8999}, {"u9": 9000}, {}):
         lengths = {name: len(values) for name, values in samples.items()} | change
-        entries = [Entry(name, "/x.wav", length) for name, length in sorted(lengths.items())]
+        entries = [Entry(name, audio(folder, min(name, "u4")), length) for name, length in sorted(lengths.items())]
         write_set(tmp_path / "other", entries)
         digests.add(Utterances.open(tmp_path / "other").digest())
     assert len(digests) == 3  # without a change it is the first one again
+
+
+@pytest.mark.parametrize("name", ["u0", "u1", "u4"])
+def test_audio_replaced_by_other_audio_of_the_same_length_gives_another_digest(folder, samples, name):
+    digest = Utterances.open(folder).digest()
+    values = samples[name].copy()
+    values[len(values) // 3] += 1  # a small set is read whole: a single sample tells
+    soundfile.write(audio(folder, name), values, 16000)
+    assert Utterances.open(folder).digest() != digest
+    soundfile.write(audio(folder, name), samples[name], 16000)
+    assert Utterances.open(folder).digest() == digest
+
+
+@pytest.mark.parametrize("count", [1, 7, 1999, 2001, 100_000])
+def test_excerpts_lie_within_their_recordings_and_all_over_the_set(count):
+    lengths = np.random.default_rng(count).integers(1, 200_000, count)
+    rows, starts, frames = np.array(list(module.excerpts(lengths))).T
+    assert len(set(rows)) == len(rows) == min(count, 2000) and rows[0] == 0 and rows[-1] == count - 1
+    assert (starts >= 0).all() and (frames > 0).all() and (starts + frames <= lengths[rows]).all()
+    assert frames.sum() <= 200 * 16_000
+    assert (frames == lengths[rows]).all() or frames.max() == 200 * 16_000 // len(rows)
+
+
+def test_excerpts_of_a_large_set_see_a_change_of_all_beginnings_or_endings():
+    length, half_second = 10 * 16_000, 8000
+    _, starts, frames = np.array(list(module.excerpts(np.full(10_000, length)))).T
+    assert (starts < half_second).sum() > 50 and (starts + frames > length - half_second).sum() > 50
+
+
+def test_a_damaged_table_is_made_anew(folder, samples):
+    Utterances.open(folder)
+    table, time = folder / "table.npy", (folder / "table.npy").stat().st_mtime_ns
+    for damage in (b"", table.read_bytes()[:200]):
+        table.write_bytes(damage)
+        os.utime(table, ns=(time, time))
+        check(Utterances.open(folder), samples)
+
+
+@pytest.mark.parametrize("item", ["5", "{}", '{"id": "a", "recording": {"sources": [], "num_samples": 5}}'])
+def test_a_manifest_of_something_else_is_one_sentence(folder, item):
+    (folder / "cuts.jsonl.gz").write_bytes(gzip.compress(item.encode()))
+    with pytest.raises(UserError, match="cuts.jsonl.gz: damaged, .*; prepare the data again") as error:
+        Utterances.open(folder)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("time", [-3600, 0.001, 3600])
@@ -164,8 +209,8 @@ def spoil(path, how):
         ("text", "cannot be read"),
         ("cut off", "ends [0-9]+ samples early|cannot be read"),
         ("shorter", "ends 1 samples early"),
-        ("8 kHz", "8000 Hz with 1 channels"),
-        ("stereo", "16000 Hz with 2 channels"),
+        ("8 kHz", "8000 Hz and 1 channels"),
+        ("stereo", "16000 Hz and 2 channels"),
         ("folder", "cannot be read"),
     ],
 )
@@ -174,7 +219,9 @@ def test_spoilt_audio_is_one_sentence_that_names_the_file(folder, name, how, wor
     spoil(path, how)
     with pytest.raises(UserError, match=words) as error:
         found.read(found.ids().index(name))
-    assert str(path) in str(error.value) and "stage 1" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(path) in str(error.value) and "prepare the data again" in str(error.value) and "\n" not in str(error.value)
+    )
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -109,7 +109,7 @@ def test_table_that_names_what_lies_where_the_set_is_made_is_refused_and_loses_n
         ("path\tlabel\tspeaker\na.wav\tglad\t\n", "line 2 lacks its path, its label or its speaker"),
         ("path\tlabel\tspeaker\nb.wav\tglad\ta\n", "line 2 names b.wav, which is not there"),
         ("path\tlabel\tspeaker\na.wav\tglad\ta\n./a.wav\tglad\ta\n", "line 3 names ./a.wav, which comes twice"),
-        ("path\tlabel\tspeaker\na.wav\tglad\ta\n", "all recordings are of one speaker; give two or more"),
+        ("path\tlabel\tspeaker\na.wav\tglad\ta\n", "all recordings are of one speaker; give at least two"),
     ],
 )
 def test_bad_table_is_one_sentence_and_nothing_is_made(tmp_path, text, sentence):

@@ -12,6 +12,7 @@ import ctypes
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import espeakng_loader
 import numpy as np
@@ -154,7 +155,7 @@ class Synthesiser:
             raise RuntimeError(f"espeak-ng said nothing for {text!r} (status {status})")
         return np.concatenate(self._chunks)
 
-    def _receive(self, samples: ctypes.POINTER(ctypes.c_short), count: int, events: int | None) -> int:
+    def _receive(self, samples: Any, count: int, events: int | None) -> int:
         if samples and count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
