@@ -55,7 +55,7 @@ def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
         ),
         (["--arms", " "], "--arms names at least one"),
         (["--nj", "0"], "--nj is at least 1"),
-        (["--config", "none.yaml"], "/none.yaml"),
+        (["--config", "none.yaml"], "there is no config none.yaml"),
         (["--corpus", "folder", "--clean-dir", ".", "--test-clean-dir", "."], " is given for two things"),
         (
             ["--arms", "none better"],

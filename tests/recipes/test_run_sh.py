@@ -34,7 +34,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
         (["--stage", "9"], "--stage 9 --stop-stage 8: the stages are 1 to 8"),
         (["--stage", "0"], "--stage 0 --stop-stage 8: the stages are 1 to 8"),
         (["--final", "maybe"], "--final is yes or no, not 'maybe'"),
-        (["--method", "floor", "--rounds", "0", "--final", "no"], "nothing would be learnt"),
+        (["--method", "floor", "--rounds", "0", "--final", "no"], "nothing would be trained"),
         (["--stage", "5", "--stop-stage", "4"], "the first comes before the last"),
         (["--rounds", "many"], "--rounds takes a whole number"),
         (["--corpus", "timit"], "--corpus is mini, folder or voxceleb, not 'timit'"),
