@@ -1,1 +1,1 @@
-"""Items to train on: crops, multi-crop views, mixtures and pairs, how they are augmented, and their order."""
+"""Training items: labelled crops, multi-crop views, mixtures and pairs of noisy and clean speech, with augmentation."""

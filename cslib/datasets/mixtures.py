@@ -1,9 +1,8 @@
-"""Mixtures of utterances, every item a pure function of (seed, index): resuming needs no sampler state.
+"""Mixtures of utterances of different identities.
 
-Training walks through *cells*: random subsets of the identities. Within a cell every identity is drawn
-`views` times per pass, each time in another mixture, so that each of its embeddings meets another interferer
-and another degradation. A cell as large as the corpus gives plain epochs; a cell as large as a batch gives
-batches that compare the utterances in them with each other and nothing else.
+Training proceeds through *cells*, random subsets of the identities. In each pass over a cell every identity is drawn
+`views` times, in different mixtures: its embeddings have different interferers and augmentations. A cell as large as
+the corpus gives ordinary epochs; a cell as large as a batch gives batches that contrast only the utterances in them.
 """
 
 from __future__ import annotations
@@ -18,31 +17,39 @@ from cslib.config import UserError
 from cslib.data.banks import Banks
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.utterances import Utterances
-from cslib.datasets.augmentation import AugmentConfig, draw_channel, draw_degradation
+from cslib.datasets.augmentation import AugmentConfig, draw_augmentations, draw_channel
+from cslib.datasets.epoch import item_generator, shuffled
 
 
 @dataclass
 class MixtureConfig:
-    streams: int = 2  # C, talkers in a mixture
+    streams: int = 2  # C, speakers in a mixture
     crop_seconds: float = 3.0  # length of a mixture
-    sir_db: tuple[float, float] = (0.0, 5.0)  # how much louder the first talker is, drawn uniformly
-    single_p: float = 0.2  # share of mixtures in which only the first talker speaks
+    sir_db: tuple[float, float] = (0.0, 5.0)  # level of the first speaker over each other one, drawn uniformly
+    single_p: float = 0.2  # probability that only the first speaker is active
 
 
-class Mixtures(Dataset):
-    """Crops of `streams` different identities, with all that is needed to degrade and mix them on the device.
+class Mixtures(Dataset[dict[str, Any]]):
+    """Crops of `streams` different identities, with what to apply to them and how to mix them on the device.
 
     views   crops of each utterance per pass
-    cell    identities that are drawn together; one cell of all of them when there are no more, or with labels
-    passes  over a cell before the next one is drawn; without end when there is but one
-    labels  int64 [n] identity of each utterance, -1 = speaks but has none; None: each utterance is its own
+    cell    identities per cell; there is one cell of all utterances if they are no more, or with labels
+    passes  passes over a cell before the next one; a single cell is used throughout
+    labels  int64 [n], identity of each utterance, -1 for none (it is still mixed in); None: each utterance is one
 
-    An item holds: sources int16 [C, T]; channel [C, K], noise int16 [C, T], snr [C] and rir [C, R] of each;
-    sir [C-1]; active bool [C]; identity int64 [C] within the cell (-1: none); origin int64 [C], what must not
-    serve as a key (the mixture when each utterance is its own identity, else the utterance); view int64 [C];
-    ids, the utterances' names.
+    Item i is a function of (seed, i) alone, for every i >= 0. It holds
 
-    Raises UserError when there are fewer identities than talkers in a mixture.
+    sources   int16 [C, T]
+    channel   float32 [C, K]; with noise int16 [C, T], snr float32 [C] and rir float32 [C, R], see
+              cslib/datasets/augmentation.py
+    sir       float32 [C - 1], level of the first source over each other one in dB
+    active    bool [C], whether a source is part of the mixture
+    identity  int64 [C], identity within the cell, -1 for none
+    origin    int64 [C]; keys of the same origin are no negatives: the mixture, or with labels the utterance
+    view      int64 [C], number of the view
+    ids       names of the utterances, separated by a space
+
+    Raises UserError when there are fewer identities than speakers in a mixture.
     """
 
     def __init__(
@@ -67,21 +74,21 @@ class Mixtures(Dataset):
         found = self.cell if labels is None else len(np.unique(labels[labels >= 0])) + int((labels < 0).sum())
         if found < config.streams:
             raise UserError(
-                f"objective.mixtures: {found} identities are too few for mixtures of "
-                f"{config.streams} different ones; train on more data"
+                f"objective.mixtures.streams is {config.streams}, for which {found} identities are too few; "
+                "train on more data"
             )
         self.per_round = -(-self.cell // config.streams)
-        # Whole batches, so that no batch lies astride two passes.
+        # Whole batches: no batch spans two passes.
         self.per_pass = -(-views * self.per_round // batch_size) * batch_size
         self._pass: tuple[int, np.ndarray, np.ndarray] | None = None
 
     @property
     def identities(self) -> int:
-        """N: how many identities are told apart."""
+        """N, number of identities."""
         return self.cell if self.labels is None else int(self.labels.max()) + 1
 
     def first_pass_of_cell(self, pass_number: int) -> bool:
-        """Whether no embedding of this pass's cell has been seen before it."""
+        """Whether this pass is the first one over its cell."""
         return pass_number == 0 if self.cells == 1 else pass_number % self.passes == 0
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -90,15 +97,13 @@ class Mixtures(Dataset):
         view, group = divmod(position % (self.views * self.per_round), self.per_round)
         slots = order[view, group]  # [C] within the cell
         rows = members[slots]
-        rng = np.random.default_rng([self.seed, index])
-        noise, snr, rir = self._degradations(rng)
+        rng = item_generator(self.seed, index)
+        drawn = self._augmentations(rng)
         single = rng.random() < self.config.single_p
         identity = slots if self.labels is None else self.labels[rows]
         return {
+            **drawn,
             "sources": np.stack([self._crop(row, view, pass_number, rng) for row in rows]),
-            "noise": noise,
-            "snr": snr,
-            "rir": rir,
             "sir": rng.uniform(*self.config.sir_db, len(rows) - 1).astype(np.float32),
             "channel": np.stack([draw_channel(rng, self.augment) for _ in rows]),
             "active": np.array([True] + [not single] * (len(rows) - 1)),
@@ -108,51 +113,44 @@ class Mixtures(Dataset):
             "ids": " ".join(self.utterances.ids(rows)),
         }
 
-    def _degradations(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # Each source has a room and a noise of its own: two crops of an utterance share channel and room, the
-        # cheapest cue there is, and this is what blurs it.
-        drawn = [draw_degradation(rng, self.banks, self.augment, self.frames) for _ in range(self.config.streams)]
-        return (
-            np.stack([d.noise for d in drawn]),
-            np.array([d.snr for d in drawn], np.float32),
-            np.stack([d.rir for d in drawn]),
-        )
+    def _augmentations(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Values [C, ...], drawn for each source by itself: a common RIR or noise would be an easy cue."""
+        drawn = [draw_augmentations(rng, self.banks, self.augment, self.frames) for _ in range(self.config.streams)]
+        return {key: np.stack([one[key] for one in drawn]) for key in drawn[0]}
 
     def _crop(self, row: int, view: int, pass_number: int, rng: np.random.Generator) -> np.ndarray:
-        """int16 [T]; crops of a pass come from different stretches of the utterance if it is long enough."""
+        """int16 [T]; the crops of a pass come from different parts of the utterance if it is long enough."""
         length, views = int(self.utterances.num_samples[row]), self.views
         if length < self.frames:
             return np.resize(self.utterances.read(row), self.frames)
         low, high = 0, length - self.frames
         if length >= views * self.frames:
-            stretch = (view + pass_number) % views
-            low, high = stretch * length // views, (stretch + 1) * length // views - self.frames
+            part = (view + pass_number) % views
+            low, high = part * length // views, (part + 1) * length // views - self.frames
         return self.utterances.read(row, int(rng.integers(low, high + 1)), self.frames)
 
     def _pass_plan(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the cell's utterances, and per view which of them are mixed: [cell], [views, groups, C]."""
+        """Rows of the cell's utterances [cell], and which of them are mixed in each view [views, groups, C]."""
         if self._pass is None or self._pass[0] != number:
             cell = number // self.passes if self.cells > 1 else 0
             epoch, place = divmod(cell, self.cells)
-            # Items have seeds of two numbers; a third one, other than 0, keeps plans apart from them.
-            shuffled = np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.utterances))
-            members = shuffled[(place * self.cell + np.arange(self.cell)) % len(shuffled)]
-            rng = np.random.default_rng([self.seed, number, 2])
+            rows = shuffled(len(self.utterances), self.seed, epoch)
+            members = rows[(place * self.cell + np.arange(self.cell)) % len(rows)]
+            rng = np.random.default_rng([self.seed, number, 2])  # independent of items and epochs: see epoch.py
             order = np.stack([self._groups(members, rng) for _ in range(self.views)])
             self._pass = number, members, order
-        return self._pass[1:]
+        return self._pass[1], self._pass[2]
 
     def _groups(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Every member once (a few twice, to fill the last group), in groups [groups, C] of different ones.
+        """Groups [groups, C] of different identities: every member once, a few twice to fill the last group.
 
-        Labels that one identity has too large a share of leave no such grouping: some of its members then
-        give way to others in this pass.
+        No such grouping exists when one identity has too many members; others then replace some of them in this pass.
         """
         order = np.resize(rng.permutation(len(members)), (self.per_round, self.config.streams))
         if self.labels is None:
             return order
         labels = self.labels[members]
-        labels = np.where(labels < 0, -1 - np.arange(len(labels)), labels)  # none: not two of the same
+        labels = np.where(labels < 0, -1 - np.arange(len(labels)), labels)  # without a label: an identity of its own
         for _ in range(100):
             clash = np.flatnonzero(_clashes(labels[order]))
             if not len(clash):
@@ -166,14 +164,14 @@ class Mixtures(Dataset):
 
 
 def _clashes(labels: np.ndarray) -> np.ndarray:
-    """[groups, C] -> bool [groups]: the same identity twice."""
+    """labels [groups, C] -> bool [groups]: whether an identity occurs twice."""
     ordered = np.sort(labels, axis=1)
     return (ordered[:, 1:] == ordered[:, :-1]).any(1)
 
 
 def _replace_clashes(order: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
-    """Keep the first of each group that clashes; draw the others anew from the identities not yet in it."""
-    free: dict[tuple[int, ...], np.ndarray] = {}  # the same few identities clash again and again
+    """Keep the first member of each clashing group; replace the others by random members of other identities."""
+    free: dict[tuple[int, ...], np.ndarray] = {}  # the same few identities clash repeatedly
     for group in np.flatnonzero(_clashes(labels[order])):
         for place in range(1, order.shape[1]):
             taken = tuple(sorted(labels[order[group, :place]].tolist()))

@@ -17,8 +17,8 @@ from torch import Tensor
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances
 from cslib.datasets.augmentation import to_float
-from cslib.datasets.levels import at_level
 from cslib.feature_spaces.base import FeatureSpace, distances
+from cslib.models.layers.levels import at_level_of_first
 
 CLEARLY, ENOUGH = -0.3, 0.95  # what is wanted of snr_correlation and closer at least
 LONGEST = 10 * SAMPLE_RATE  # samples; of longer recordings the beginning is taken
@@ -96,7 +96,7 @@ def _look_at(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """SNR in dB, distances [1 + K, G] of noisy speech and negatives to the clean speech, change under gain [G]."""
     frames = min(int(pairs.num_samples[row]), LONGEST)
-    signals = at_level(to_float(torch.from_numpy(pairs.read(row, 0, frames)))[None])[0].to(device)
+    signals = at_level_of_first(to_float(torch.from_numpy(pairs.read(row, 0, frames)))[None])[0].to(device)
     noisy, clean, *negatives = (space.features(audio[None]) for audio in signals)
     louder = distances(space.features(3 * signals[:1]), noisy)[0]
     size = torch.stack([group.abs().mean() for group in noisy])

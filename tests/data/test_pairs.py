@@ -176,5 +176,5 @@ def test_conditions_come_back_as_written_and_unknown_ones_are_none(tmp_path):
 
 
 def test_crops_of_no_length_are_refused():
-    with pytest.raises(UserError, match="crop_seconds: 0 will not do"):
+    with pytest.raises(UserError, match="crop_seconds is 0; it must be"):
         PairConfig(crop_seconds=0)

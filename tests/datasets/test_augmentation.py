@@ -5,24 +5,30 @@ import time
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from scipy.signal import fftconvolve
 from torch.utils.data import default_collate
 
 from cslib.config import UserError, from_dict
 from cslib.data.banks import NOISE_KINDS, Banks, BankWriter, open_banks
+from cslib.data.manifests import Entry, write_set
+from cslib.data.utterances import Utterances
+from cslib.datasets import augmentation
 from cslib.datasets.augmentation import (
     AugmentConfig,
-    Degradation,
     add_noise,
-    degrade,
+    augment,
+    draw_augmentations,
     draw_channel,
-    draw_degradation,
-    level,
     mix_at_sir,
     reverberate,
     to_float,
 )
+from cslib.datasets.crops import CropConfig, LabelledCrops
+from cslib.datasets.mixtures import MixtureConfig, Mixtures
+from cslib.datasets.views import ViewConfig, Views
+from cslib.models.layers.levels import at_level
 
 FRAMES = 8000
 
@@ -68,29 +74,29 @@ def random_audio(*shape, seed=0):
 def test_snr_of_each_kind_comes_out_as_drawn_and_within_its_range(banks, kind):
     config = AugmentConfig(reverb_p=0, noise_p=1, babble_snr=(10, 12))
     only = Banks(noise={kind: banks.noise[kind]})
-    draws = [draw_degradation(np.random.default_rng(i), only, config, FRAMES) for i in range(16)]
+    draws = [draw_augmentations(np.random.default_rng(i), only, config, FRAMES) for i in range(16)]
     batch = default_collate(draws)
     speech = random_audio(16, FRAMES)
-    degraded = degrade(speech, *batch)
-    assert torch.allclose(decibels(speech, degraded - speech), batch.snr.double(), atol=0.1)
+    degraded = augment(speech, batch)
+    assert torch.allclose(decibels(speech, degraded - speech), batch["snr"].double(), atol=0.1)
     low, high = getattr(config, f"{kind}_snr")
-    assert low <= batch.snr.min() < batch.snr.max() <= high
+    assert low <= batch["snr"].min() < batch["snr"].max() <= high
 
 
 def test_a_draw_is_a_function_of_the_seed(banks):
     config = AugmentConfig(reverb_p=1, noise_p=1)
-    one, same, other = (draw_degradation(np.random.default_rng([5, i]), banks, config, FRAMES) for i in (1, 1, 2))
-    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
-    assert not np.array_equal(one.noise, other.noise)
-    assert one.snr != other.snr
+    one, same, other = (draw_augmentations(np.random.default_rng([5, i]), banks, config, FRAMES) for i in (1, 1, 2))
+    assert one.keys() == same.keys() and all(np.array_equal(one[key], same[key]) for key in one)
+    assert not np.array_equal(one["noise"], other["noise"])
+    assert one["snr"] != other["snr"]
 
 
 def test_rates_and_kinds_follow_the_configuration(banks):
     config = AugmentConfig(music_weight=0, babble_weight=3, noise_snr=(0, 1), babble_snr=(2, 3))
     rng = np.random.default_rng(0)
-    draws = [draw_degradation(rng, banks, config, 50) for _ in range(2000)]
-    snr = np.array([draw.snr for draw in draws])
-    reverberated = np.array([np.count_nonzero(draw.rir) > 1 for draw in draws])
+    draws = [draw_augmentations(rng, banks, config, 50) for _ in range(2000)]
+    snr = np.array([draw["snr"] for draw in draws])
+    reverberated = np.array([np.count_nonzero(draw["rir"]) > 1 for draw in draws])
     assert np.isfinite(snr).mean() == pytest.approx(0.7, abs=0.04)
     assert reverberated.mean() == pytest.approx(0.45, abs=0.04)
     assert (np.isinf(snr) & ~reverberated).mean() == pytest.approx(0.55 * 0.3, abs=0.03)
@@ -99,22 +105,22 @@ def test_rates_and_kinds_follow_the_configuration(banks):
 
 
 def test_empty_banks_leave_speech_exactly_as_it_is():
-    draw = draw_degradation(np.random.default_rng(0), Banks(), AugmentConfig(), FRAMES)
-    assert not draw.noise.any()
-    assert math.isinf(draw.snr)
+    draw = draw_augmentations(np.random.default_rng(0), Banks(), AugmentConfig(), FRAMES)
+    assert not draw["noise"].any()
+    assert math.isinf(draw["snr"])
     speech = random_audio(1, FRAMES)
-    assert torch.equal(degrade(speech, *default_collate([draw])), speech)
+    assert torch.equal(augment(speech, default_collate([draw])), speech)
 
 
 def test_zero_weights_mean_no_noise(banks):
     config = AugmentConfig(noise_p=1, noise_weight=0, music_weight=0, babble_weight=0)
-    assert math.isinf(draw_degradation(np.random.default_rng(0), banks, config, 50).snr)
+    assert math.isinf(draw_augmentations(np.random.default_rng(0), banks, config, 50)["snr"])
 
 
 def test_rirs_are_cut_and_padded_to_one_length(banks):
     config = AugmentConfig(reverb_p=1, max_rir_seconds=0.1)
     rng = np.random.default_rng(0)
-    rirs = [draw_degradation(rng, banks, config, 50).rir for _ in range(20)]
+    rirs = [draw_augmentations(rng, banks, config, 50)["rir"] for _ in range(20)]
     assert {len(rir) for rir in rirs} == {1600}
     assert {np.count_nonzero(rir) for rir in rirs} == {400, 1600}
 
@@ -122,11 +128,12 @@ def test_rirs_are_cut_and_padded_to_one_length(banks):
 def test_collated_draws_are_a_batch_with_noise_still_in_int16(banks):
     config = AugmentConfig(noise_p=0.5)
     rng = np.random.default_rng(0)
-    batch = default_collate([draw_degradation(rng, banks, config, FRAMES) for _ in range(3)])
-    assert isinstance(batch, Degradation)
-    assert (batch.noise.dtype, batch.noise.shape) == (torch.int16, (3, FRAMES))
-    assert (batch.snr.dtype, batch.snr.shape) == (torch.float32, (3,))
-    assert (batch.rir.dtype, batch.rir.shape) == (torch.float32, (3, 8000))
+    batch = default_collate([draw_augmentations(rng, banks, config, FRAMES) for _ in range(3)])
+    assert {key: (value.dtype, value.shape) for key, value in batch.items()} == {
+        "noise": (torch.int16, (3, FRAMES)),
+        "snr": (torch.float32, (3,)),
+        "rir": (torch.float32, (3, 8000)),
+    }
 
 
 def test_drawing_for_a_three_second_crop_takes_less_than_a_millisecond(banks):
@@ -134,7 +141,7 @@ def test_drawing_for_a_three_second_crop_takes_less_than_a_millisecond(banks):
     times = []
     for _ in range(50):
         start = time.perf_counter()
-        draw_degradation(rng, banks, config, 48000)
+        draw_augmentations(rng, banks, config, 48000)
         times.append(time.perf_counter() - start)
     assert np.median(times) < 1e-3
 
@@ -143,8 +150,51 @@ def test_drawing_for_a_three_second_crop_takes_less_than_a_millisecond(banks):
     "option", [{"noise_p": 1.5}, {"noise_snr": [9, 3]}, {"music_weight": -1}, {"max_rir_seconds": 0}]
 )
 def test_impossible_options_are_one_plain_sentence(option):
-    with pytest.raises(UserError, match=f"augment.{next(iter(option))}.*give"):
+    with pytest.raises(UserError, match=f"augment.{next(iter(option))}.*must be"):
         from_dict(AugmentConfig, option, "conf.yaml")
+
+
+# Adding an augmentation
+
+
+def example():
+    """The code in the docstring of the module."""
+    lines = augmentation.__doc__.partition("::\n")[2].splitlines()
+    return "\n".join(line.removeprefix("    ") for line in lines)
+
+
+def test_an_augmentation_is_added_in_one_place(banks, monkeypatch, tmp_path):
+    """The example of the docstring: every dataset draws its value, and every objective's `augment` applies it."""
+    names = {"REVERBERATION": augmentation.REVERBERATION, "NOISE": augmentation.NOISE}
+    names |= {"Augmentation": augmentation.Augmentation, "np": np}
+    exec(example(), names)
+    config = AugmentConfig(noise_p=0, reverb_p=0)
+    without = draw_augmentations(np.random.default_rng(0), banks, config, 50)
+    monkeypatch.setattr(augmentation, "AUGMENTATIONS", names["AUGMENTATIONS"])
+    config.polarity_p = 0.0
+    found = draw_augmentations(np.random.default_rng(0), banks, config, 50)
+    assert all(np.array_equal(found[key], value) for key, value in without.items()), "at 0 nothing else changes"
+    config.polarity_p = 1.0
+    utterances = noise_set(tmp_path / "set")
+    crops = LabelledCrops(utterances, np.zeros(2, int), banks, CropConfig(seconds=0.1), config, 0)
+    views = Views(utterances, banks, ViewConfig(global_seconds=0.1, local_seconds=0.05), config, 0)
+    mixtures = Mixtures(utterances, banks, MixtureConfig(crop_seconds=0.1), config, 2, 0, views=1, cell=2, passes=1)
+    for dataset, prefix, speech in ((crops, "", "speech"), (mixtures, "", "sources"), (views, "local_", "local")):
+        batch = default_collate([dataset[0], dataset[1]])
+        assert (batch[prefix + "polarity"] == -1).all()
+        dry = to_float(batch[speech])
+        assert torch.equal(augment(dry, batch, prefix), -dry)
+
+
+def noise_set(folder):
+    entries = []
+    for index in range(2):
+        path = folder / f"audio/u{index}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.random.default_rng(index).normal(0, 1000, 4000).astype(np.int16), 16000)
+        entries.append(Entry(f"u{index}", path, 4000))
+    write_set(folder, entries)
+    return Utterances.open(folder)
 
 
 # Reverberation
@@ -197,7 +247,7 @@ def test_snr_is_relative_to_the_reverberated_speech():
     speech, rir = random_audio(FRAMES), torch.from_numpy(response(rng, 3000))
     noise = (random_audio(FRAMES, seed=1) * 32768).to(torch.int16)
     wet = reverberate(speech, rir)
-    degraded = degrade(speech, noise, torch.tensor(7.0), rir)
+    degraded = augment(speech, {"noise": noise, "snr": torch.tensor(7.0), "rir": rir})
     assert decibels(wet, degraded - wet).item() == pytest.approx(7, abs=0.01)
     assert decibels(wet, speech).item() == pytest.approx(0, abs=1e-4)
 
@@ -215,8 +265,9 @@ def test_silent_speech_stays_silent():
     rng = np.random.default_rng(0)
     silence, noise = torch.zeros(2, FRAMES), random_audio(2, FRAMES)
     rir = torch.from_numpy(np.stack([response(rng, 800)] * 2))
-    assert torch.equal(degrade(silence, noise, torch.tensor([5.0, math.inf]), rir), silence)
-    assert torch.equal(level(silence), silence)
+    batch = {"noise": noise, "snr": torch.tensor([5.0, math.inf]), "rir": rir}
+    assert torch.equal(augment(silence, batch), silence)
+    assert torch.equal(at_level(silence), silence)
 
 
 @pytest.mark.parametrize("faint", [1e-12, 1e-22])
@@ -229,7 +280,7 @@ def test_signals_too_faint_to_square_stay_finite(faint):
         reverberate(noise, torch.ones(1, 4)),
         mix_at_sir(torch.stack([speech, noise], 1), zero[None])[0],
         mix_at_sir(torch.stack([noise, speech], 1), zero[None])[0],
-        level(noise),
+        at_level(noise),
     ):
         assert signal.isfinite().all()
 
@@ -255,9 +306,9 @@ def test_mixture_with_silent_or_single_sources():
 
 def test_level_is_the_root_mean_square_in_dbfs():
     audio = random_audio(3, FRAMES)
-    assert torch.allclose(level(audio, -30).square().mean(-1).sqrt(), torch.tensor(10**-1.5))
+    assert torch.allclose(at_level(audio, -30).square().mean(-1).sqrt(), torch.tensor(10**-1.5))
     wanted = torch.tensor([-20.0, -6.0, 0.0])
-    rms = level(audio, wanted).square().mean(-1).sqrt()
+    rms = at_level(audio, wanted).square().mean(-1).sqrt()
     assert torch.allclose(20 * rms.log10(), wanted, atol=1e-4)
 
 
@@ -277,28 +328,30 @@ def a_batch(*leading):
     rir.view(-1, 600)[::2] = torch.from_numpy(response(rng, 600))
     noise = (random_audio(*leading, FRAMES, seed=2) * 32768).to(torch.int16)
     snr = torch.linspace(0, 18, rir[..., 0].numel()).view(leading)
-    return random_audio(*leading, FRAMES, seed=1), noise, snr, rir
+    return random_audio(*leading, FRAMES, seed=1), {"noise": noise, "snr": snr, "rir": rir}
 
 
 def test_leading_dimensions_are_only_a_batch():
-    batch = a_batch(2, 3)
-    alone = [degrade(*(tensor[b, c] for tensor in batch)) for b in range(2) for c in range(3)]
-    assert torch.allclose(degrade(*batch).view(6, -1), torch.stack(alone), atol=1e-6)
+    speech, batch = a_batch(2, 3)
+    alone = [
+        augment(speech[b, c], {key: value[b, c] for key, value in batch.items()}) for b in range(2) for c in range(3)
+    ]
+    assert torch.allclose(augment(speech, batch).view(6, -1), torch.stack(alone), atol=1e-6)
 
 
 def test_no_gradient_is_kept():
-    batch = a_batch(2)
-    batch[0].requires_grad_()
-    assert not degrade(*batch).requires_grad
+    speech, batch = a_batch(2)
+    speech.requires_grad_()
+    assert not augment(speech, batch).requires_grad
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_agrees_with_cpu():
-    batch = a_batch(4, 2)
-    on_gpu = degrade(*(tensor.cuda() for tensor in batch))
-    assert torch.allclose(on_gpu.cpu(), degrade(*batch), atol=1e-5)
-    mixture, _ = mix_at_sir(batch[0].cuda(), torch.zeros(4, 1).cuda())
-    assert torch.allclose(mixture.cpu(), mix_at_sir(batch[0], torch.zeros(4, 1))[0], atol=1e-5)
+    speech, batch = a_batch(4, 2)
+    on_gpu = augment(speech.cuda(), {key: value.cuda() for key, value in batch.items()})
+    assert torch.allclose(on_gpu.cpu(), augment(speech, batch), atol=1e-5)
+    mixture, _ = mix_at_sir(speech.cuda(), torch.zeros(4, 1).cuda())
+    assert torch.allclose(mixture.cpu(), mix_at_sir(speech, torch.zeros(4, 1))[0], atol=1e-5)
 
 
 def test_channel_has_the_drawn_gain_and_leaves_time_and_energy_alone():

@@ -40,7 +40,7 @@ def test_an_item_depends_on_seed_and_index_alone(utterances):
     assert [item["ids"] for item in first] != [crops(utterances, seed=1)[i]["ids"] for i in range(20)]
 
 
-def test_every_labelled_utterance_comes_once_per_pass_in_a_new_order(utterances):
+def test_every_labelled_utterance_comes_once_per_epoch_in_a_new_order(utterances):
     dataset = crops(utterances)
     passes = [[dataset[7 * number + place]["ids"] for place in range(7)] for number in range(4)]
     assert all(sorted(names) == [f"u{index}" for index in range(7)] for names in passes)

@@ -104,5 +104,5 @@ def test_item_follows_from_its_number_and_the_next_pass_has_other_noise(folder):
 
 @pytest.mark.parametrize("range_db", [(5.0, 0.0), (float("nan"), 5.0), (0.0, 1000.0)])
 def test_ratios_that_make_no_range_are_refused(range_db):
-    with pytest.raises(UserError, match="snr_db: "):
+    with pytest.raises(UserError, match="snr_db is "):
         PairConfig(snr_db=range_db)

@@ -211,5 +211,5 @@ def test_labels_are_ignored_unless_asked_for(utterances):
     ],
 )
 def test_bad_value_is_one_sentence(option, value):
-    with pytest.raises(UserError, match=rf"objective\.views\.{option}: .* will not do; give"):
+    with pytest.raises(UserError, match=rf"objective\.views\.{option} is .*; it must be"):
         ViewConfig(**{option: value})

@@ -22,12 +22,12 @@ from cslib.config import UserError, find
 from cslib.data.pairs import SIDES, PairedUtterances
 from cslib.data.utterances import Utterances
 from cslib.datasets.augmentation import to_float
-from cslib.datasets.levels import at_level
 from cslib.datasets.mixed_pairs import MixedPairs
 from cslib.datasets.pairs import PairConfig, Pairs
 from cslib.evaluation.validation import Validation, ValidationConfig
 from cslib.feature_spaces.base import open_feature_space
 from cslib.models.base import EnhancementNetwork
+from cslib.models.layers.levels import at_level_of_first
 from cslib.objectives.base import Losses, Objective, Task
 from cslib.objectives.ccr.loss import reconstruction_loss
 from cslib.objectives.ccr.regulariser import ContrastiveRegulariser, RegulariserConfig, gradient_norm
@@ -118,7 +118,7 @@ class Ccr(Objective):
         if self.validation and not self.rated:
             self._rate()
         signals = torch.cat([batch["noisy"][:, None], batch["clean"][:, None], batch["negatives"]], dim=1)
-        noisy, clean, *negatives = at_level(to_float(signals)).unbind(1)
+        noisy, clean, *negatives = at_level_of_first(to_float(signals)).unbind(1)
         enhanced = self.network(noisy).float()
         native, parts = reconstruction_loss(enhanced, clean)
         diagnostics = self._measured()

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cslib.config import UserError, find
-from cslib.datasets.augmentation import degrade, level, mix_at_sir, reverberate, to_float
+from cslib.datasets.augmentation import augment, mix_at_sir, reverberate, to_float
 from cslib.datasets.mixtures import MixtureConfig, Mixtures
 from cslib.models.base import Separative
+from cslib.models.layers.levels import at_level
 from cslib.objectives.base import Losses, Objective, Task, gather, global_mean
 from cslib.objectives.csc.identity_attention import IdentityAttention
 from cslib.objectives.csc.identity_bank import IdentityBank
@@ -132,10 +133,10 @@ class Csc(Objective):
     @torch.no_grad()
     def _mix(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Degrade each source by itself, then mix: mixture [B, T] and the dry sources [B, C, T] in it."""
-        dry = level(reverberate(to_float(batch["sources"]), batch["channel"]), LEVEL)
-        wet = degrade(dry, batch["noise"], batch["snr"], batch["rir"])
+        dry = at_level(reverberate(to_float(batch["sources"]), batch["channel"]), LEVEL)
+        wet = augment(dry, batch)
         mixture, _ = mix_at_sir(wet * batch["active"][..., None], batch["sir"])
-        return level(mixture, LEVEL), dry
+        return at_level(mixture, LEVEL), dry
 
     def _agreement(
         self, si_snr: Tensor, embeddings: Tensor, identity: Tensor, origin: Tensor, active: Tensor

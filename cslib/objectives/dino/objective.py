@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cslib.config import UserError, find
-from cslib.datasets.augmentation import degrade, reverberate, to_float
+from cslib.datasets.augmentation import augment, reverberate, to_float
 from cslib.datasets.views import ViewConfig, Views
 from cslib.models.base import Separative
 from cslib.objectives.base import Losses, Objective, Task, gather
@@ -243,7 +243,7 @@ class Head(nn.Module):
 def heard(batch: dict[str, Tensor], kind: str) -> Tensor:
     """The long or the short crops as the networks hear them, float [B, n, T]: channel, room, noise."""
     speech = reverberate(to_float(batch[kind]), batch[f"{kind}_channel"])
-    return degrade(speech, batch[f"{kind}_noise"], batch[f"{kind}_snr"], batch[f"{kind}_rir"])
+    return augment(speech, batch, f"{kind}_")
 
 
 def _each(encoder: nn.Module, audio: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cslib import config as configuration
 from cslib.config import UserError
-from cslib.datasets.augmentation import degrade, mix_at_sir, reverberate, to_float
+from cslib.datasets.augmentation import augment, mix_at_sir, reverberate, to_float
 from cslib.datasets.crops import CropConfig, LabelledCrops
 from cslib.models.base import FineTunable
 from cslib.objectives.base import Losses, Objective, Task, global_mean
@@ -154,7 +154,7 @@ def degraded(batch: dict[str, Tensor]) -> Tensor:
     """The crops as the network hears them, float [B, T]: interfering talker, channel, room, noise."""
     speech, interferer = to_float(batch["speech"]), to_float(batch["interferer"])
     mixture, _ = mix_at_sir(torch.stack([speech, interferer], dim=1), batch["sir"][:, None])
-    return degrade(reverberate(mixture, batch["channel"]), batch["noise"], batch["snr"], batch["rir"])
+    return augment(reverberate(mixture, batch["channel"]), batch)
 
 
 def spread(embeddings: Tensor) -> Tensor:

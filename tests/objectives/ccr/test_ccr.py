@@ -14,13 +14,13 @@ from cslib.config import UserError, from_dict, load_yaml, to_dict
 from cslib.data.banks import BankWriter, open_banks
 from cslib.data.pairs import PairedUtterances
 from cslib.datasets.augmentation import AugmentConfig, to_float
-from cslib.datasets.levels import LEVEL, at_level
 from cslib.datasets.pairs import PairConfig
 from cslib.evaluation import validation as validating
 from cslib.evaluation.speech_quality import Unmeasurable, pesq_wide_band, si_sdr
 from cslib.evaluation.validation import Validation, ValidationConfig
 from cslib.feature_spaces.base import FeatureSpace, FeatureSpaceConfig, open_feature_space
 from cslib.models import mask_gru, resnet
+from cslib.models.layers.levels import LEVEL_RMS, at_level_of_first
 from cslib.objectives.base import Task
 from cslib.objectives.ccr import regulariser as contrastive_regularisation
 from cslib.objectives.ccr.loss import reconstruction_loss
@@ -392,7 +392,7 @@ def test_the_total_is_the_native_loss_and_lambda_times_the_regulariser(data):
     batch = batch_of(made)
     losses = made(batch)
     stacked = torch.cat([batch["noisy"][:, None], batch["clean"][:, None], batch["negatives"]], 1)
-    noisy, clean, *negatives = at_level(to_float(stacked)).unbind(1)
+    noisy, clean, *negatives = at_level_of_first(to_float(stacked)).unbind(1)
     enhanced = made.network(noisy)
     native, parts = reconstruction_loss(enhanced, clean)
     value, _ = made.regulariser(enhanced, clean, noisy, negatives)
@@ -412,8 +412,8 @@ def test_all_modes_see_the_same_crops_and_start_from_the_same_weights(data):
 def test_one_gain_brings_the_noisy_speech_of_an_item_to_the_level():
     given = torch.stack([noise(3, 800), 4 * noise(3, 800, seed=2)])
     given[1, 0] = 0  # no level at all
-    scaled = at_level(given)
-    assert scaled[0, 0].square().mean().sqrt().item() == pytest.approx(LEVEL, rel=1e-4)
+    scaled = at_level_of_first(given)
+    assert scaled[0, 0].square().mean().sqrt().item() == pytest.approx(LEVEL_RMS, rel=1e-4)
     gains = scaled[0] / given[0]
     torch.testing.assert_close(gains, gains[0, 0].expand_as(gains))
     assert torch.equal(scaled[1], given[1])
@@ -677,7 +677,7 @@ def test_networks_make_the_negatives_of_what_is_mixed_anew(data, mixing):
     batch = batch_of(made)
     assert batch["negatives"].shape[1] == 0
     losses = made(batch)
-    noisy, clean = at_level(to_float(torch.stack([batch["noisy"], batch["clean"]], 1))).unbind(1)
+    noisy, clean = at_level_of_first(to_float(torch.stack([batch["noisy"], batch["clean"]], 1))).unbind(1)
     networks = [checkpoints.load_encoder(path) for path in made.config.negatives]
     negatives = [network(noisy) for network in networks]
     value, _ = made.regulariser(made.network(noisy), clean, noisy, negatives)
