@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Sourced by every run.sh: finds or makes the Python environment and puts the project's root on PYTHONPATH.
+# Sourced by every run.sh: finds or creates the Python environment and puts the project's root on PYTHONPATH.
 #
-#   . ./path.sh        (in bash; afterwards the commands that a recipe prints can be copied and run by hand)
+#   . ./path.sh        (in bash; afterwards you can copy the commands that a recipe prints, and run them)
 #
-# An active virtual or conda environment is used as it is. Without one, .venv is made with $CSLIB_PYTHON
-# (default python3; 3.10 to 3.13) and requirements.txt is installed into it: about 2 minutes and 5 GB, once.
-# .venv/stamp says what was installed: a changed requirements.txt is installed again, and an installation that
-# was interrupted (the stamp still says "installing") is thrown away and made anew.
+# An active virtual or conda environment is used unchanged. Without one, .venv is created with $CSLIB_PYTHON (default
+# python3; 3.10 to 3.13) and requirements.txt is installed into it: about 2 minutes and 5 GB, once.
+# .venv/stamp records what was installed: a changed requirements.txt is installed again, and an interrupted installation
+# (its stamp is "installing") is deleted and repeated.
 
 cslib_root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
@@ -15,18 +15,18 @@ cslib_fail() {
   exit 1
 }
 
-# PYTHON ADVICE: ends with a sentence, the advice last, unless that is a Python which torch 2.11 supports.
+# PYTHON ADVICE: fails, with the advice, unless torch 2.11 supports that Python.
 cslib_check_python() {
   local version
   version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
-    cslib_fail "'$1' is no Python that runs, and Python 3.10 to 3.13 is needed: $2"
+    cslib_fail "'$1' does not run as Python, and Python 3.10 to 3.13 is required: $2"
   case $version in
     3.10 | 3.11 | 3.12 | 3.13) ;;
-    *) cslib_fail "'$1' is Python $version, and 3.10 to 3.13 is needed: $2" ;;
+    *) cslib_fail "'$1' is Python $version; 3.10 to 3.13 is required: $2" ;;
   esac
 }
 
-# The folder of the environment that the user has activated; nothing when there is none or it is our own .venv.
+# The folder of the environment that the user has activated; nothing without one, and for our own .venv.
 cslib_active_environment() {
   local folder
   for folder in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
@@ -37,13 +37,13 @@ cslib_active_environment() {
   done
 }
 
-# An environment of the user's is never installed into: he is told what it lacks.
+# Nothing is ever installed into an environment of the user's; a sentence says what it lacks.
 cslib_check_environment() (
-  cslib_check_python "$1/bin/python" "deactivate that environment and .venv is made instead"
+  cslib_check_python "$1/bin/python" "deactivate that environment to use .venv"
   missing=$("$1/bin/python" "$cslib_root/utils/missing_requirements.py" "$cslib_root/requirements.txt") || exit 1
   [ -z "$missing" ] ||
     cslib_fail "the active environment $1 lacks $missing: run '$1/bin/python -m pip install -r" \
-      "$cslib_root/requirements.txt', or deactivate it and .venv is made instead"
+      "$cslib_root/requirements.txt', or deactivate it to use .venv"
 )
 
 cslib_installed() {
@@ -51,10 +51,10 @@ cslib_installed() {
     "$cslib_root/.venv/bin/python" -c '' 2>/dev/null
 }
 
-# Makes .venv or brings it up to date; one process at a time, the others wait for it.
+# Creates .venv or updates it; one process at a time, the others wait.
 cslib_install() (
   if command -v flock >/dev/null; then
-    flock -n 9 || { echo "another run is installing .venv: waiting for it" && flock 9; }
+    flock -n 9 || { echo "another process is installing .venv: waiting until it ends" && flock 9; }
   fi
   ! cslib_installed || exit 0
   venv=$cslib_root/.venv
@@ -65,31 +65,31 @@ cslib_install() (
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
       cslib_fail "'$python' cannot make virtual environments: install its venv package (Debian and Ubuntu:" \
         "apt install python3-venv), or name another Python in CSLIB_PYTHON"
-    echo "making $venv with $("$python" --version) and installing requirements.txt: about 2 minutes, 5 GB on disk"
+    echo "creating $venv with $("$python" --version) and installing requirements.txt: about 2 minutes, 5 GB on disk"
     rm -rf "$venv"
     { mkdir "$venv" && echo installing >"$venv/stamp" && "$python" -m venv "$venv"; } ||
-      cslib_fail "$venv could not be made: see the message above"
+      cslib_fail "$venv could not be created: see the message above"
   else
-    cslib_check_python "$venv/bin/python" "delete $venv and it is made anew"
-    echo "requirements.txt is not the one that $venv was made from: bringing it up to date"
+    cslib_check_python "$venv/bin/python" "delete $venv, and it is created again"
+    echo "requirements.txt has changed since $venv was created: updating it"
     echo installing >"$venv/stamp"
   fi
   "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check -r "$cslib_root/requirements.txt" ||
-    cslib_fail "pip could not install requirements.txt (its message stands above): check the network and the free" \
+    cslib_fail "pip could not install requirements.txt (see its message above): check the network and the free" \
       "disk, then run the same command again"
   cksum <"$cslib_root/requirements.txt" >"$venv/stamp.new" && mv "$venv/stamp.new" "$venv/stamp" || exit 1
   echo "installed in $((SECONDS - start)) s"
 ) 9>"$cslib_root/.venv.lock"
 
-# FILE: a requirements file of what a recipe needs besides, perhaps packages that have to be compiled. To be called
-# after this file was sourced, from the project's root.
+# FILE: installs what a recipe needs besides, a requirements file, perhaps with packages that have to be compiled. Call
+# it after sourcing this file, in the project's root.
 cslib_also_needs() {
   local missing
   missing=$(python "$cslib_root/utils/missing_requirements.py" "$1") || exit 1
   [ -n "$missing" ] || return 0
   [ "$cslib_environment" -ef "$cslib_root/.venv" ] ||
     cslib_fail "the active environment $cslib_environment lacks $missing:" \
-      "run '$cslib_environment/bin/python -m pip install -r $1', or deactivate it and .venv is made instead"
+      "run '$cslib_environment/bin/python -m pip install -r $1', or deactivate it to use .venv"
   echo "installing $missing"
   python -m pip install --quiet --no-input --disable-pip-version-check -r "$1" >"$cslib_root/.venv/pip.log" 2>&1 ||
     cslib_fail "$missing could not be installed, see $cslib_root/.venv/pip.log: it may have to be compiled, which needs" \

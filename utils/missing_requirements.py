@@ -1,9 +1,9 @@
-"""Print what this Python lacks of a requirements file, commas between; nothing when all is there.
+"""Print which packages of a requirements file this Python lacks, separated by commas; nothing if it has them all.
 
     python utils/missing_requirements.py requirements.txt
 
-Looks at the installed packages' metadata only, so it takes a tenth of a second and needs no package itself.
-Understands what our requirements.txt uses: `name`, `name>=1.2`, `name==1.2.*`, extras and comments.
+It reads the metadata of the installed packages only, so it takes a tenth of a second and needs no package itself.
+It understands what requirements.txt uses: `name`, `name>=1.2`, `name==1.2.*`, `name==1.2.3`, extras and comments.
 """
 
 import re

@@ -79,7 +79,7 @@ def environment(project: Project, folder: Path) -> Path:
 def test_venv_is_made_once(project: Project) -> None:
     status, printed, _ = project.source()
     assert status == 0
-    assert re.fullmatch(r"making .*\.venv with .* about 2 minutes, 5 GB on disk", printed[0])
+    assert re.fullmatch(r"creating .*\.venv with .* about 2 minutes, 5 GB on disk", printed[0])
     assert printed[2:] == project.outcome
     assert project.source() == (0, project.outcome, "")
     assert project.installations == 1
@@ -111,7 +111,7 @@ def test_failed_installation_ends_with_a_sentence_and_is_repaired(project: Proje
     assert (status, error.splitlines()) == (
         1,
         [
-            "error: pip could not install requirements.txt (its message stands above): check the network and the "
+            "error: pip could not install requirements.txt (see its message above): check the network and the "
             "free disk, then run the same command again"
         ],
     )
@@ -127,8 +127,8 @@ def test_two_at_once_install_once(project: Project) -> None:
 @pytest.mark.parametrize(
     "variables, sentence",
     [
-        ({"STUB_VERSION": "3.9"}, "is Python 3.9, and 3.10 to 3.13 is needed: install one or name one"),
-        ({"CSLIB_PYTHON": "no-such-python"}, "'no-such-python' is no Python that runs"),
+        ({"STUB_VERSION": "3.9"}, "is Python 3.9; 3.10 to 3.13 is required: install one or name one"),
+        ({"CSLIB_PYTHON": "no-such-python"}, "'no-such-python' does not run as Python"),
         ({"STUB_ENSUREPIP_STATUS": "1"}, "cannot make virtual environments: install its venv package"),
     ],
 )
