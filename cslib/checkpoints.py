@@ -1,8 +1,12 @@
-"""Checkpoints: everything needed to go on bit for bit, and the encoder that is left at the end."""
+"""Checkpoints: everything a training needs to continue, and the network it leaves at the end.
+
+A continued training equals an uninterrupted one bit for bit on CPUs of the same kind, with the same number of processes
+and of threads per process. On CUDA it does so only with `training.deterministic`: without it, cuDNN chooses algorithms
+by speed, and cuBLAS and atomic additions may add up numbers in another order in each run.
+"""
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 import zipfile
@@ -12,42 +16,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cslib import config as configuration
-from cslib.config import UserError
+from cslib.config import UserError, find, from_dict
 from cslib.files import writing
 from cslib.models.base import SpeakerEncoder
 from cslib.models.layers.spectra import Enhancer
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write the whole file or nothing; raises UserError when the disk is full, the last good one survives."""
-    for left_over in path.parent.glob(".writing-*"):  # of a process that was killed while it wrote
+    """Write the complete file or nothing. Raises UserError when the disk is full; a previous file then stays."""
+    for left_over in path.parent.glob(".writing-*"):  # by a process that was killed
         left_over.unlink(missing_ok=True)
     with writing(path) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # how torch reports a full disk
+        except RuntimeError as error:  # torch reports a full disk like this
             raise OSError(str(error).partition("\n")[0]) from error
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Raises UserError when the file is absent, damaged or something else."""
+    """The content of a checkpoint, on the CPU. Raises UserError when the file is missing, damaged or of another kind.
+
+    Nothing in the file can run code. Checksums of the whole file are verified, which torch does not do.
+    """
     if not path.exists():
-        raise UserError(f"{path}: there is no such checkpoint; check the path, or train first (stage 3)")
-    try:
-        # Only tensors and plain containers are in it, so nothing in a file from elsewhere can run code.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of TorchScript, which is refused below
-            state = torch.load(path, map_location="cpu", weights_only=True) if zipfile.is_zipfile(path) else None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
-        state = None  # torch's own message advises to run the code in the file
+        raise UserError(f"{path}: there is no such checkpoint; check the path, or finish the training first")
+    state = _read(path) if zipfile.is_zipfile(path) else None
     if not isinstance(state, dict):
         raise UserError(f"{path}: damaged, or not a checkpoint of this project")
     return state
 
 
+def _read(path: Path) -> Any:
+    """What torch.load reads, or None if it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            if parts.testzip() is not None:
+                return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript files, which are refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # zipfile and the unpickler raise almost anything on damaged bytes: IndexError, KeyError, ...
+        return None  # without torch's message, which suggests running the code in the file
+
+
 def numbered(folder: Path) -> list[Path]:
-    """step-<n>.pt of a run, oldest first."""
+    """The files step-<n>.pt of a run, oldest first."""
     return sorted(path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{8}\.pt", path.name))
 
 
@@ -56,12 +69,12 @@ def numbered_path(folder: Path, step: int) -> Path:
 
 
 def step_of(path: Path) -> int:
-    """Of a path of `numbered`."""
+    """The step of a path that `numbered` lists."""
     return int(path.stem.removeprefix("step-"))
 
 
 def kept_path(folder: Path, step: int) -> Path:
-    """The encoder alone as it was after a step, kept for good."""
+    """Where to keep the encoder as it is after a step."""
     return folder / f"encoder-{step:08d}.pt"
 
 
@@ -72,11 +85,12 @@ def kept(folder: Path) -> dict[int, Path]:
 
 
 def encoder_state(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the network's state on the CPU, which further training does not change."""
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
 def mean_state(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of the weights; what is not a floating-point number comes from the last."""
+    """Mean of each floating-point tensor over the states; of other tensors, such as counters, the last."""
     return {
         name: torch.stack([state[name] for state in states]).mean(0) if last.is_floating_point() else last
         for name, last in states[-1].items()
@@ -84,38 +98,43 @@ def mean_state(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def load_encoder(path: Path, device: torch.device | str = "cpu") -> nn.Module:
-    """The trained embedding network of a final.pt or encoder-*.pt, in eval mode: `embed(audio [B, T], lengths [B])`.
-
-    Raises UserError when the file is not one.
-    """
+    """The trained network of a final.pt or encoder-*.pt, in eval mode. Raises UserError when the file is not one."""
     state = _final(Path(path))
     network = build_network(state["config"]["network"], str(path))
-    network.load_state_dict(state["encoder"])
+    try:
+        network.load_state_dict(state["encoder"])
+    except RuntimeError:
+        raise UserError(f"{path}: its weights do not fit the network in its config; train again") from None
     return network.to(device).eval()
 
 
 def load_speaker_encoder(path: Path, device: torch.device | str = "cpu") -> nn.Module:
-    """The same; raises UserError for a network that makes no embeddings."""
+    """`load_encoder` for a network that has `embed`: audio [B, T], lengths [B] -> embeddings [B, E].
+
+    Raises UserError for other networks.
+    """
     network = load_encoder(path, device)
     if not isinstance(network, SpeakerEncoder):
         raise UserError(
-            f"{path}: its network, {type(network).__name__}, makes no embeddings; give a checkpoint of egs/voxceleb"
+            f"{path}: its network, {type(network).__name__}, makes no embeddings; "
+            "give the checkpoint of a speaker encoder"
         )
     return network
 
 
 def load_enhancer(path: Path, device: torch.device | str = "cpu") -> Enhancer:
-    """The network of a final.pt, in eval mode. Raises UserError when that is no network for enhancement."""
+    """`load_encoder` for a network that has `enhance`. Raises UserError for other networks."""
     network = load_encoder(path, device)
     if not isinstance(network, Enhancer):
         raise UserError(
-            f"{path}: its network, {type(network).__name__}, enhances nothing; give a checkpoint of egs/voicebank"
+            f"{path}: its network, {type(network).__name__}, enhances nothing; "
+            "give the checkpoint of an enhancement network"
         )
     return network
 
 
 def start_from(path: Path, network: nn.Module) -> None:
-    """Give `network` the weights of a final.pt. Raises UserError when that is of another network."""
+    """Copy the weights of a final.pt into `network`. Raises UserError when they are those of another network."""
     try:
         network.load_state_dict(_final(path)["encoder"])
     except RuntimeError:
@@ -125,12 +144,18 @@ def start_from(path: Path, network: nn.Module) -> None:
 def _final(path: Path) -> dict[str, Any]:
     state = load(path)
     if "encoder" not in state or "config" not in state:
-        raise UserError(f"{path}: not a finished training's final.pt; let the training finish")
+        raise UserError(f"{path}: not a finished training's final.pt; finish the training first")
+    network = state["config"].get("network") if isinstance(state["config"], dict) else None
+    if not isinstance(network, dict) or not isinstance(state["encoder"], dict):
+        raise UserError(f"{path}: not a checkpoint of this project")
     return state
 
 
 def build_network(section: dict[str, Any], where: str) -> nn.Module:
-    """The `network:` section {name, ...} of a training config -> the network."""
+    """The network of a `network:` section {name, ...}, with random weights.
+
+    Raises UserError, which names `where`, for an unknown option, and for an unknown name.
+    """
     values = dict(section)
-    module = configuration.find("models", values.pop("name"))
-    return module.build(configuration.from_dict(module.Config, values, where))
+    module = find("models", values.pop("name", None))
+    return module.build(from_dict(module.Config, values, where))

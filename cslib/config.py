@@ -159,10 +159,9 @@ def find(package: str, name: str) -> Any:
     """Import the module cslib.<package>.<name>, or cslib.<package>.<name>.objective, that defines `build`.
 
     package  as in "models" or "evaluation.scorings"
-
     Helper modules of the package do not define it and are not found. Raises UserError, which lists the names.
     """
-    known = known_names(package)
+    known, name = known_names(package), str(name)  # a config file may have anything there
     if name not in known:
         raise UserError(f"{name!r} is not one of cslib/{package.replace('.', '/')}: {', '.join(sorted(known))}")
     return importlib.import_module(known[name])

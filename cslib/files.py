@@ -1,10 +1,13 @@
-"""Files that are either whole or absent; progress and tables that read well on a terminal and in a log."""
+"""Files that are complete or absent; progress bars and tables that are readable on a terminal and in a log."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
+import secrets
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,13 +23,12 @@ Item = TypeVar("Item")
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was written there takes its place only when all went well.
+    """A temporary path beside `path`, which becomes `path` if the block ends without an error.
 
-    Raises UserError when the disk is full or the folder cannot be written; the old file then stays as it was.
+    Raises UserError when the disk is full or the folder is not writable; a previous file then stays as it was.
     """
     path = Path(path)
-    # The suffix stays last: libraries choose a format, or compression, by it.
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    temporary = path.with_name(_temporary_name(path.name))
     mine = {str(file) for file in (temporary, path, *path.parents)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,27 +38,36 @@ def writing(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is not None and str(error.filename) not in mine:
-            raise  # of another file, which was to be read
+            raise  # about another file, one that the block reads
         raise UserError(
-            f"{path}: could not be written ({error.strerror or error}); what was there before is "
-            "untouched, make room or choose another folder"
+            f"{path}: could not be written ({error.strerror or error}), and a previous file is unchanged; "
+            "make room or choose another folder"
         ) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
+def _temporary_name(name: str) -> str:
+    """A name that no other process has, on no machine that shares the disk.
+
+    The end of the name stays, because libraries choose a format or a compression by it.
+    """
+    host = re.sub(r"\W", "", socket.gethostname().partition(".")[0])[:16]
+    return f".writing-{host}-{os.getpid()}-{secrets.token_hex(4)}-{name[-40:]}"
+
+
 def refuse_unwritable(path: Path) -> None:
-    """For what takes long before it writes: raises UserError when a file could not be written there. Makes nothing."""
+    """Raise UserError when `path` could not be written, before a long computation finds out. Creates nothing."""
     above = next(folder for folder in path.absolute().parents if os.path.exists(folder))
     if os.path.isdir(path):
         raise UserError(f"{path}: is a folder; give the name of a file")
     if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: could not be written, {above} is no folder that you may write to; choose another")
+        raise UserError(f"{path}: could not be written: {above} is not a folder you may write to; choose another")
 
 
 def printable(path: str) -> str:
-    """The path itself. Raises UserError when it is not valid UTF-8, and could be neither printed nor listed."""
+    """The path itself. Raises UserError when it is not valid UTF-8, because it could not be printed or listed."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -65,7 +76,7 @@ def printable(path: str) -> str:
 
 
 def write_lines(path: Path | str, lines: Iterable[str]) -> int:
-    """Write the lines (without their ends) and return how many there were."""
+    """Write lines, given without line ends, and return their number. Raises UserError as `writing` does."""
     count = 0
     with writing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for line in lines:
@@ -79,7 +90,7 @@ def write_json(path: Path | str, values: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Raises UserError when the file is absent or is not JSON."""
+    """Raises UserError when the file is missing or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -121,19 +132,19 @@ def digest(path: Path | str) -> str:
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None) -> tqdm[Item]:
-    """A progress bar over `items`; where nobody watches, a line every 30 seconds in place of a moving bar."""
+    """A progress bar over `items`; if standard error is not a terminal, a line every 30 seconds instead."""
     if sys.stderr.isatty():
         return tqdm(items, desc=what, total=total, mininterval=0.5, dynamic_ncols=True)
     return tqdm(items, desc=what, total=total, mininterval=30.0, delay=30.0, ascii=True, ncols=100, file=_Lines())
 
 
 def warn(sentence: str) -> None:
-    """To standard error: something to know of, which stops nothing."""
+    """Print a warning to standard error."""
     print(f"warning: {sentence}", file=sys.stderr)
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Lines of as many cells each as text in columns, the first of them to the left and the others to the right."""
+    """A table as text, given as rows of cells: the first column aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(
@@ -145,7 +156,7 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
 
 
 class _Lines:
-    """Standard error for a bar: every state of it is a line."""
+    """Standard error, for a progress bar that prints each of its states on a line of its own."""
 
     def write(self, text: str) -> None:
         if text.strip():

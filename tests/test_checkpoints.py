@@ -1,7 +1,10 @@
 """Checkpoints: whole or not there, read without running anything, and the encoder comes back as it was."""
 
+import json
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -87,6 +90,97 @@ def test_wrong_file_is_one_sentence_and_runs_nothing(final, how, capsys):
     told = str(error.value)
     assert str(final) in told and "\n" not in told and len(told) < 400 and "not a" in told
     assert "must not run" not in capsys.readouterr().out
+
+
+def mutations(data, count, seed):
+    """Copies of `data` that are cut off, lack bytes, have more bytes or have other bytes, one to eight in a row."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        # Half of them near the end, where the directory of the zip file is, or in the pickle at the beginning.
+        place = int(rng.choice([rng.integers(len(data)), len(data) - 1 - rng.integers(3000), rng.integers(2000)]))
+        some = rng.bytes(int(rng.integers(1, 9)))
+        yield [
+            data[:place],
+            data[:place] + data[place + len(some) :],
+            data[:place] + some + data[place:],
+            data[:place] + bytes([data[place] ^ 1 << rng.integers(8)]) + data[place + 1 :],
+            data[:place] + some + data[place + len(some) :],
+        ][number % 5]
+
+
+def same(one, other):
+    if isinstance(one, dict):
+        return isinstance(other, dict) and list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_damaged_file_is_one_sentence_and_never_other_weights(final):
+    data, whole, refused = final.read_bytes(), checkpoints.load(final), 0
+    for damaged in mutations(data, 300, seed=0):
+        final.write_bytes(damaged)
+        try:
+            assert same(checkpoints.load(final), whole)  # a byte that nothing reads, such as padding
+        except UserError as error:
+            told = str(error)
+            assert told == f"{final}: damaged, or not a checkpoint of this project"
+            refused += 1
+            with pytest.raises(UserError, match="damaged"):
+                load_encoder(final)
+        else:
+            load_encoder(final)
+    assert refused > 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": None},
+        {"config": {}},
+        {"config": {"network": ["galr"]}},
+        {"config": {"network": {}}},
+        {"config": {"network": {"name": ["galr"]}}},
+        {"config": {"network": {"name": "galr", "colour": 1}}},
+        {"config": {"network": {"name": "galr", "filters": "many"}}},
+        {"config": {"network": {"name": "galr"}}},
+        {"encoder": None},
+        {"encoder": {}},
+        {"encoder": {"weight": 3}},
+    ],
+)
+def test_content_of_another_form_is_one_sentence(final, change):
+    state = {**checkpoints.load(final), **change}
+    checkpoints.save(final, state)
+    with pytest.raises(UserError) as error:
+        load_encoder(final)
+    assert "\n" not in str(error.value)
+
+
+OLD = json.loads(Path(__file__).with_name("old_checkpoints.json").read_text())
+
+
+def old_state(shapes):
+    """A state dict with these names, types and shapes; the values are those that gave the outputs in the file."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, (kind, *shape) in shapes.items():
+        value = 0.1 * torch.randn(shape, generator=generator)
+        if name.endswith("running_var"):
+            value = value.abs() + 0.5
+        state[name] = value if kind == "float32" else torch.ones(shape, dtype=getattr(torch, kind))
+    return state
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_checkpoint_of_earlier_code_loads_and_computes_the_same(tmp_path, name):
+    """old_checkpoints.json holds networks of November 2026: config, names and shapes of the weights, and an output."""
+    old = OLD[name]
+    path = tmp_path / "final.pt"
+    torch.save({"config": {"network": old["network"]}, "step": 1, "encoder": old_state(old["encoder"])}, path)
+    network = load_encoder(path)
+    audio = 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        output = network.embed(audio)[0] if hasattr(network, "embed") else network.enhance(audio)[0, 4000:4008]
+    torch.testing.assert_close(output, torch.tensor(old["output"]), rtol=1e-3, atol=1e-6)
 
 
 def test_missing_and_unfinished_files_are_one_sentence(tmp_path):

@@ -39,6 +39,25 @@ def test_ending_of_the_temporary_name_is_that_of_the_file(tmp_path):
         temporary.touch()
 
 
+def test_temporary_names_differ_between_machines_and_within_a_process(old, monkeypatch):
+    """On a shared disk, processes of two machines may have the same number."""
+    monkeypatch.setattr("os.getpid", lambda: 7)
+    with writing(old) as one, writing(old) as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    monkeypatch.setattr("socket.gethostname", lambda: "node-12.example.org")
+    with writing(old) as temporary:
+        assert temporary.name.startswith(".writing-node12-7-")
+        temporary.touch()
+    assert [path.name for path in old.parent.iterdir()] == [old.name]
+
+
+def test_longest_file_name_can_be_written(tmp_path):
+    name = "ä" * 100 + "x" * 51 + ".txt"  # 255 bytes, what file systems allow
+    assert write_lines(tmp_path / name, ["x"]) == 1
+
+
 def test_parent_folders_are_made(tmp_path):
     assert write_lines(tmp_path / "a/b/c.txt", ["x"]) == 1 and (tmp_path / "a/b/c.txt").read_text() == "x\n"
 

@@ -1,9 +1,9 @@
-"""What a checkpoint is: how it was trained and on what, its network, and whether `verify` has a threshold for it.
+"""Describe a checkpoint: its network, how and on what it was trained, and its threshold for `verify`.
 
     python -m cslib info exp/mini_csc/checkpoints/final.pt
 
-Of the config, only what differs from the defaults is shown; all of it is in config.yaml of the run. Digests tell
-whether two trainings had the same data, not where it lies.
+Only options that differ from their defaults are shown; config.yaml of the run has all of them. Equal digests mean
+equal data, wherever it is stored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(options: Options) -> None:
     state = load(options.checkpoint)
     identity = state.get("identity", {})
     config = state.get("config") or identity.get("config")
-    if not isinstance(config, dict) or "network" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
         raise UserError(f"{options.checkpoint}: not a checkpoint of this project")
     network = build_network(config["network"], str(options.checkpoint))
     lines = {
@@ -40,6 +40,7 @@ def main(options: Options) -> None:
         "network": network_line(network, config["network"]),
         "method": section_line("objectives", config.get("objective")),
         "training": training_line(config, state.get("step")),
+        "code": f"git commit {state['commit']}" if "commit" in state else "not known",
         "augment": differing(config.get("augment", {}), AugmentConfig()) or "defaults",
         "data": data_line(identity.get("inputs", {})),
         "file": f"{options.checkpoint.stat().st_size / 1e6:.1f} MB, digest {digest(options.checkpoint)}",
@@ -57,7 +58,7 @@ def kind(network: nn.Module, finished: bool) -> str:
         if isinstance(network, Enhancer)
         else f"speaker encoder: speech to a vector of {network.embedding_size} numbers"
     )
-    return what if finished else f"{what}; an unfinished training, which only local/train.py can go on with"
+    return what if finished else f"{what}; of a training that is not finished, only to be continued"
 
 
 def network_line(network: nn.Module, section: dict[str, Any]) -> str:
@@ -66,7 +67,7 @@ def network_line(network: nn.Module, section: dict[str, Any]) -> str:
 
 
 def section_line(package: str, section: dict[str, Any] | None) -> str:
-    """The name in a section of the config, and its values that are not the defaults."""
+    """The name in a section of the config, and its options that differ from their defaults."""
     if not section:
         return "not known"
     values = {name: value for name, value in section.items() if name != "name"}
@@ -75,57 +76,51 @@ def section_line(package: str, section: dict[str, Any] | None) -> str:
 
 
 def training_line(config: dict[str, Any], step: int | None) -> str:
+    """Progress, batch size, the other options that differ from their defaults, and the seed."""
     training = config.get("training", {})
-    values = {name: value for name, value in training.items() if name not in ("steps", "batch_size")}
-    return (
-        ", ".join(
-            filter(
-                None,
-                [
-                    f"step {step:,} of {training['steps']:,}" if step is not None and "steps" in training else "",
-                    f"batches of {training['batch_size']}" if "batch_size" in training else "",
-                    differing(values, TrainingConfig()),
-                    f"seed {config['seed']}" if "seed" in config else "",
-                ],
-            )
-        )
-        or "not known"
-    )
+    others = {name: value for name, value in training.items() if name not in ("steps", "batch_size")}
+    parts = [
+        f"step {step:,} of {training['steps']:,}" if step is not None and "steps" in training else "",
+        f"batches of {training['batch_size']}" if "batch_size" in training else "",
+        differing(others, TrainingConfig()),
+        f"seed {config['seed']}" if "seed" in config else "",
+    ]
+    return ", ".join(filter(None, parts)) or "not known"
 
 
 def differing(values: dict[str, Any], default: Any, prefix: str = "") -> str:
-    """Those of a section's values that the dataclass `default` has otherwise: `blocks [1, 1], views.global_crops 2`."""
-    known, told = to_dict(default), []
+    """The values of a section that differ from the dataclass `default`: `blocks [1, 1], views.global_crops 2`."""
+    known, found = to_dict(default), []
     for name, value in values.items():
         if is_dataclass(getattr(default, name, None)) and isinstance(value, dict):
-            told.append(differing(value, getattr(default, name), f"{prefix}{name}."))
-        elif value != known.get(name) or name == "mode":  # which says what the others mean
-            told.append(f"{prefix}{name} {value}")
-    return ", ".join(filter(None, told))
+            found.append(differing(value, getattr(default, name), f"{prefix}{name}."))
+        elif value != known.get(name) or name == "mode":  # always shown, because other options depend on it
+            found.append(f"{prefix}{name} {value}")
+    return ", ".join(filter(None, found))
 
 
 def data_line(inputs: dict[str, Any]) -> str:
-    """What a training read, by content."""
+    """The inputs of a training, by content."""
     if not inputs:
         return "not known"
-    told = [f"{inputs['count']:,} recordings"] if "count" in inputs else []
+    parts = [f"{inputs['count']:,} recordings"] if "count" in inputs else []
     for name, value in inputs.items():
         if isinstance(value, dict):
-            told.append(f"{name}: {', '.join(value) or 'none'}")
+            parts.append(f"{name}: {', '.join(value) or 'none'}")
         elif isinstance(value, str):
-            told.append(f"{name} of digest {value[:12]}")
-    return "; ".join(told)
+            parts.append(f"{name} of digest {value[:12]}")
+    return "; ".join(parts)
 
 
 def calibration_line(checkpoint: Path) -> str:
     path = calibration_path(checkpoint)
     if not path.exists():
-        return "none; local/calibrate.py makes one for `verify`"
+        return "none; local/calibrate.py estimates one for `verify`"
     try:
         found = read_calibration(path, digest(checkpoint))
     except UserError as problem:
         return f"none; {problem}"
     return (
-        f"{found.threshold:.2f}; {found.threshold_at_1_percent:.2f} is reached by {100 * FALSE_ALARMS:.0f} % of "
-        f"the pairs across clusters; from {found.recordings:,} recordings in {found.clusters:,} clusters"
+        f"{found.threshold:.2f}; {100 * FALSE_ALARMS:.0f} % of the pairs from different clusters score at least "
+        f"{found.threshold_at_1_percent:.2f}; from {found.recordings:,} recordings in {found.clusters:,} clusters"
     )

@@ -1,4 +1,4 @@
-"""What is told of a checkpoint."""
+"""The description of a checkpoint."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ INPUTS = {
 }
 
 
-def told(capsys, path):
+def described(capsys, path):
     call(info, path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(path)
@@ -34,12 +34,19 @@ def told(capsys, path):
 @pytest.fixture
 def final(tmp_path):
     path = tmp_path / "run/checkpoints/final.pt"
-    save(path, "resnet", config=CONFIG, identity={"config": {**CONFIG}, "inputs": INPUTS}, step=1500)
+    save(
+        path,
+        "resnet",
+        config=CONFIG,
+        identity={"config": {**CONFIG}, "inputs": INPUTS},
+        step=1500,
+        commit="0123abc-dirty",
+    )
     return path
 
 
-def test_everything_that_a_checkpoint_knows_of_itself(final, capsys):
-    lines = told(capsys, final)
+def test_every_line_of_a_finished_training(final, capsys):
+    lines = described(capsys, final)
     assert lines["kind"] == "speaker encoder: speech to a vector of 8 numbers"
     parameters = sum(p.numel() for p in build("resnet").parameters())
     assert lines["network"] == (
@@ -48,6 +55,7 @@ def test_everything_that_a_checkpoint_knows_of_itself(final, capsys):
     )
     assert lines["method"] == "dino with prototypes 128, views.global_crops 7"
     assert lines["training"] == "step 1,500 of 1,500, batches of 32, learning_rate 0.005, seed 3"
+    assert lines["code"] == "git commit 0123abc-dirty"
     assert lines["augment"] == "reverb_p 0.25"
     assert lines["data"] == (
         "1,000 recordings; utterances of digest 1d2630fbe9bc; noise: babble, rirs; start_from of digest ffee00112233"
@@ -56,32 +64,33 @@ def test_everything_that_a_checkpoint_knows_of_itself(final, capsys):
     assert lines["threshold"].startswith("none; local/calibrate.py")
 
 
-def test_threshold_is_told_where_there_is_one_of_this_checkpoint(final, capsys):
+def test_threshold_is_shown_if_it_belongs_to_this_checkpoint(final, capsys):
     for known, expected in (
         (
             digest(final),
-            "0.41; 0.55 is reached by 1 % of the pairs across clusters; from 1,000 recordings in 96 clusters",
+            "0.41; 1 % of the pairs from different clusters score at least 0.55; from 1,000 recordings in 96 clusters",
         ),
         ("0" * 12, "made for another checkpoint"),
     ):
         Calibration(known, 12.0, -5.0, 0.41, 0.1, 0.1, 0.55, 0.3, 100, 1000, 96, 0).write(
             final.parents[1] / "calibration.json"
         )
-        assert expected in told(capsys, final)["threshold"]
+        assert expected in described(capsys, final)["threshold"]
 
 
 def test_enhancement_network_has_no_threshold(tmp_path, capsys):
     save(tmp_path / "final.pt", "mask_gru")
-    lines = told(capsys, tmp_path / "final.pt")
+    lines = described(capsys, tmp_path / "final.pt")
     assert lines["kind"].startswith("enhancement network") and "threshold" not in lines
     assert lines["network"].startswith("mask_gru with hidden 4") and lines["method"] == "not known"
+    assert lines["code"] == "not known"
 
 
-def test_unfinished_training_is_told_to_be_one(final, capsys):
+def test_unfinished_training_is_described_as_one(final, capsys):
     state = torch.load(final, weights_only=True)
     torch.save({"step": 250, "identity": {**state["identity"], "config": state["config"]}, "model": {}}, final)
-    lines = told(capsys, final)
-    assert "an unfinished training" in lines["kind"] and lines["training"].startswith("step 250 of 1,500")
+    lines = described(capsys, final)
+    assert "of a training that is not finished" in lines["kind"] and lines["training"].startswith("step 250 of 1,500")
 
 
 def test_what_is_no_checkpoint_is_one_sentence(tmp_path):
