@@ -62,10 +62,10 @@ class DinoCsc(Dino):
         self.dataset = WithSir(self.dataset, config.sir_db)
         # Every pooling gives a mean and a deviation of each feature.
         self.mask = SecondTalkerMask(
-            self.encoder.pool.output_size // 2, self.encoder.embedding_size, config.mask_hidden
+            self.encoder.pooling_layer().output_size // 2, self.encoder.embedding_size, config.mask_hidden
         )
         self._frames: Tensor | None = None
-        self.encoder.pool.register_forward_pre_hook(self._keep_frames)
+        self.encoder.pooling_layer().register_forward_pre_hook(self._keep_frames)
 
     def forward(self, batch: dict[str, Any]) -> Losses:
         losses, long, targets = self._distil(batch)
@@ -87,7 +87,7 @@ class DinoCsc(Dino):
         """[B, T] -> an embedding of each talker, [B, C, E], in no order."""
         first = self.encoder(mixture)
         # Only the mask is told by the second talker what to do about the first embedding, not that one itself.
-        second = self.encoder.pool(self.mask(self._frames, first.detach()))
+        second = self.encoder.pooling_layer()(self.mask(self._frames, first.detach()))
         for layer in self.encoder.embedding_layers():
             second = layer(second)
         self._frames = None
