@@ -143,12 +143,12 @@ def warn(sentence: str) -> None:
     print(f"warning: {sentence}", file=sys.stderr)
 
 
-def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """A table as text, given as rows of cells: the first column aligned to the left, the others to the right."""
+def aligned(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table as text, given as rows of cells: the first `left` columns aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if at else cell.ljust(width)
+            cell.ljust(width) if at < left else cell.rjust(width)
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in cells

@@ -1,11 +1,11 @@
-r"""Gather what classify_emotions.py found for one run: results.json, a table, a picture of confusion matrices.
+r"""Collect the classifications of one run: results.json, a table and a plot of confusion matrices.
 
     python local/make_emotion_results.py --exp exp/mini_emotion --corpus mini --seed 1 \
         --seconds exp/mini_emotion/seconds.json
 
-Reads <exp>/scores/<system>.{json,tsv}; writes <exp>/results.json and <exp>/confusion.png. Gains over the floor are of
-the same utterances, their intervals of the same draws of speakers: they tell how far other speakers would move them,
-not how far another training of the encoder would.
+Reads <exp>/scores/<system>.{json,tsv}, which local/classify_emotions.py wrote; writes <exp>/results.json and
+<exp>/confusion.png. A gain over the floor is computed on the same utterances, and its 95 % interval with the same
+bootstrap draws of speakers. The interval covers the choice of test speakers, not that of the training seed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 from cslib.config import UserError, run
 from cslib.evaluation.classification import MEASURES, drawn_measures, interval
 from cslib.evaluation.plots import plot_confusions
+from cslib.evaluation.run_folders import chosen, provenance
 from cslib.files import aligned, read_json, write_json
-from cslib.provenance import commit
 
-ORDER = ("floor", "csc", "dino", "finetuned")  # of the systems; others come after them
+ORDER = ("floor", "csc", "dino", "finetuned")  # of the systems; others follow by name
 COLUMNS = ("utterance", "speaker", "class", "answer")
 
 
@@ -34,17 +34,20 @@ class Options:
     seed: int  # of the fine-tuning
     recipe: str = "emotion"  # folder of the recipe under egs/
     method: str = "linear"  # the classifier
-    seconds: Path | None = None  # JSON {stage: seconds}; none is known without it
+    systems: str = ""  # systems to include, separated by commas (default: all that were classified)
+    seconds: Path | None = None  # JSON {part of the run: seconds it took}
+    commits: Path | None = None  # JSON {part of the run: commit of the code that made it}
 
 
 def main(options: Options) -> None:
     scores = options.exp / "scores"
+    known = [path.stem for path in scores.glob("*.json")]
+    if not known:
+        raise UserError(f"{scores}: has no scores; run local/classify_emotions.py first")
     systems = sorted(
-        (path.stem for path in scores.glob("*.json")),
+        chosen(options.systems, known, "--systems", scores),
         key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name),
     )
-    if not systems:
-        raise UserError(f"{scores}: holds no scores; run local/classify_emotions.py first")
     found = {name: read_json(scores / f"{name}.json") for name in systems}
     answers = {name: read_answers(scores / f"{name}.tsv") for name in systems}
     rows = [one["row"] for one in found.values()]
@@ -56,11 +59,10 @@ def main(options: Options) -> None:
             "corpus": options.corpus,
             "method": options.method,
             "seed": options.seed,
-            "commit": commit(),
+            **provenance(options.seconds, options.commits),
             "rows": rows,
             "over_floor": gains,
             "confusion": {name: {"classes": one["classes"], "counts": one["confusion"]} for name, one in found.items()},
-            "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {},
         },
     )
     print(table(rows))
@@ -81,22 +83,27 @@ def main(options: Options) -> None:
 
 
 def read_answers(path: Path) -> dict[str, np.ndarray]:
-    """The columns of what classify_emotions.py wrote, each [n]."""
+    """{column: values [n]} of a table that local/classify_emotions.py wrote. Raises UserError for any other file."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
             return {name: np.array([line[name] for line in lines]) for name in COLUMNS}
     except (OSError, KeyError):
-        raise UserError(f"{path}: no table of answers; run local/classify_emotions.py again") from None
+        raise UserError(f"{path}: not a table of answers; run local/classify_emotions.py again") from None
 
 
 def over_floor(
     name: str, found: dict[str, dict[str, Any]], answers: dict[str, dict[str, np.ndarray]]
 ) -> dict[str, Any]:
-    """Gain of a system in points, and its 95 % interval. Raises UserError when it answered for other utterances."""
+    """Gain of a system over the floor in percentage points, and its 95 % interval.
+
+    Raises UserError when the two classified different utterances.
+    """
     own, floor = answers[name], answers["floor"]
     if any(not np.array_equal(own[column], floor[column]) for column in ("utterance", "speaker", "class")):
-        raise UserError(f"the answers of {name} and of floor are for other utterances; classify both again (stage 4)")
+        raise UserError(
+            f"{name} and floor classified different utterances; run local/classify_emotions.py again for both"
+        )
     classes = found[name]["classes"]
     truth = np.searchsorted(classes, own["class"])
     drawn = [

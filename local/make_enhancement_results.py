@@ -1,12 +1,13 @@
-"""Gather what score_enhancement.py found for one run: results.json, tables on the screen, a picture of spectrograms.
+"""Collect the scores of one enhancement run: results.json, a printed table and a plot of spectrograms.
 
     python local/make_enhancement_results.py --exp exp/mini_crn --corpus mini --backbone crn --seed 1 \\
         --test data/mini_pairs/test --noisy data/mini_pairs/noisy.tsv --seconds exp/mini_crn/seconds.json
 
-Reads <exp>/scores/<system>.tsv, the same table of the noisy recordings, <exp>/<system>/log.jsonl for when negatives
-were beaten, and the networks, to time them; writes <exp>/results.json and <exp>/spectrograms.png. A recording for which
-a measure fails with one system counts with none. Differences are of paired recordings: their intervals tell how far
-other recordings would move them, not how far another seed would.
+Reads <exp>/scores/<system>.tsv and the same table of the noisy recordings (both from local/score_enhancement.py),
+<exp>/<system>/log.jsonl, for the steps at which negatives were beaten, and the networks, to time them. Writes
+<exp>/results.json and <exp>/spectrograms.png. A recording for which a measure fails with one system is left out for
+all. Gains are computed on paired recordings; their 95 % intervals cover the choice of recordings, not that of the
+training seed.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.pairs import PairedUtterances, read_conditions
 from cslib.datasets.augmentation import to_float
 from cslib.evaluation.enhanced_folders import Scores, measured_in_all, resampled_means
+from cslib.evaluation.run_folders import provenance
 from cslib.evaluation.spectrogram_plots import plot_spectrograms
 from cslib.evaluation.speech_quality import HEADLINE, MEASURES
 from cslib.feature_spaces.base import FeatureSpaceConfig, describe
-from cslib.files import read_json, write_json
-from cslib.provenance import commit
+from cslib.files import aligned, write_json
 
-ORDER = ("noisy", "none", "positive", "cr", "ccr")  # of the systems; others come after them
-SHOWN = ("noisy", "none", "ccr")  # in the picture, with the clean speech below
-COMPARED = ("pesq", "si_sdr")  # with `none`
-TIMED_SECONDS, PASSES = 10.0, 20  # of audio that each network is timed on, and how often
+ORDER = ("noisy", "none", "positive", "cr", "ccr")  # of the systems; others follow by name
+SHOWN = ("noisy", "none", "ccr")  # in the plot, above the clean speech
+COMPARED = ("pesq", "si_sdr")  # measures of which gains over `none` are computed
+TIMED_SECONDS, PASSES = 10.0, 20  # audio that each network is timed on, and number of passes
 
 
 @dataclass
@@ -47,13 +48,14 @@ class Options:
     backbone: str  # name of the network
     seed: int  # of the training
     test: Path  # data/<corpus>/test, the pairs that were scored
-    noisy: Path  # their scores before they were enhanced
-    mixing: str = "once"  # of the training pairs: once, or anew for every crop
+    noisy: Path  # scores of the noisy recordings
+    mixing: str = "once"  # how training pairs were mixed: once, or anew for every crop
     space: FeatureSpaceConfig | None = None  # what features the regulariser compared
     negatives: str = ""  # networks that made them, by the share of the steps, in percent, that each learnt for
     recipe: str = "voicebank"  # folder of the recipe under egs/
-    systems: str = ""  # which of the scores, with commas between; all of them without it
-    seconds: Path | None = None  # JSON {stage: seconds}; none is known without it
+    systems: str = ""  # systems to include, separated by commas (default: all that were scored)
+    seconds: Path | None = None  # JSON {part of the run: seconds it took}
+    commits: Path | None = None  # JSON {part of the run: commit of the code that made it}
 
 
 def main(options: Options) -> None:
@@ -62,7 +64,7 @@ def main(options: Options) -> None:
     paths = asked or folder.glob("*.tsv")
     found = {path.stem: Scores.read(path) for path in paths}
     if not found:
-        raise UserError(f"{options.exp}/scores: holds no scores; run local/score_enhancement.py first")
+        raise UserError(f"{options.exp}/scores: has no scores; run local/score_enhancement.py first")
     found["noisy"] = Scores.read(options.noisy)
     systems = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
     whole, costs = measured_in_all(found), real_time_factors(options, systems)
@@ -93,11 +95,10 @@ def main(options: Options) -> None:
             "mixing": options.mixing,
             "space": describe(options.space) if options.space else "",
             "negatives": [int(share) for share in options.negatives.split()],
-            "commit": commit(),
+            **provenance(options.seconds, options.commits),
             "rows": rows,
             "over_none": differences,
             "negatives_beaten_at_step": {name: steps for name, steps in beaten.items() if steps is not None},
-            "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {},
         },
     )
     print(table(rows))
@@ -106,7 +107,7 @@ def main(options: Options) -> None:
 
 
 def _row(scores: Scores, whole: np.ndarray) -> dict[str, Any]:
-    """Means over those recordings, bool [n], that have all measures with every system."""
+    """Means over the recordings `whole`, bool [n], those that have all measures with every system."""
     means, intervals = scores.only(whole).means(), scores.only(whole).intervals()
     return {
         **{name: means[name] for name in HEADLINE},
@@ -117,7 +118,7 @@ def _row(scores: Scores, whole: np.ndarray) -> dict[str, Any]:
 
 
 def training(folder: Path) -> dict[str, Any]:
-    """How long a network was trained, and how heavy its regulariser was."""
+    """Training steps of a network, and the weight of its regulariser."""
     path = folder / "checkpoints" / "final.pt"
     if not path.exists():
         return {}
@@ -127,10 +128,10 @@ def training(folder: Path) -> dict[str, Any]:
 
 
 def real_time_factors(options: Options, systems: list[str]) -> dict[str, dict[str, Any]]:
-    """Parameters, and seconds of computing for a second of audio, of every system that has a network.
+    """Number of parameters and real-time factor of every system that has a network.
 
-    All enhance the same recording in turn, several times over, and the fastest pass of each counts: networks of the
-    same size then differ by no more than the clock does.
+    All networks enhance the same recording in turn, several times, and the fastest pass of each counts: networks of
+    equal size then differ only by the resolution of the clock.
     """
     paths = {name: options.exp / name / "checkpoints" / "final.pt" for name in systems}
     networks = {name: load_enhancer(path) for name, path in paths.items() if path.exists()}
@@ -153,7 +154,7 @@ def real_time_factors(options: Options, systems: list[str]) -> dict[str, dict[st
 
 
 def _difference(name: str, scores: Scores, base: Scores) -> dict[str, Any]:
-    """Mean gain over the system `base`, of the same recordings."""
+    """Mean gain over the system `base` on the same recordings, and its 95 % interval."""
     gains = (scores.values - base.values)[:, [MEASURES.index(measure) for measure in COMPARED]]
     low, high = np.quantile(resampled_means(gains), [0.025, 0.975], axis=0)
     result: dict[str, Any] = {"system": name}
@@ -166,9 +167,9 @@ def _difference(name: str, scores: Scores, base: Scores) -> dict[str, Any]:
 
 
 def switches(log: Path) -> list[int | None] | None:
-    """The step, to within a log line, by which each negative was beaten; None for those that never were.
+    """The step at which each negative was beaten, to within a log line; None for a negative that never was.
 
-    None where there is no curriculum.
+    None in place of the list where there is no curriculum.
     """
     if not log.exists():
         return None
@@ -177,7 +178,7 @@ def switches(log: Path) -> list[int | None] | None:
     if not lines:
         return None
     count = sum(name.startswith("quality_") for name in lines[0])
-    # Before the network is measured for the first time, its quality is that of the noisy speech and beats nobody.
+    # Before the first validation, the quality is that of the noisy speech, which beats no negative.
     return [
         next((line["step"] for line in lines if line["beaten"] and line["best_quality"] > line[f"quality_{k}"]), None)
         for k in range(1, count + 1)
@@ -201,14 +202,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{row['real_time_factor']:.3f}" if "real_time_factor" in row else "-",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if at == 0 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    )
+    return aligned(cells)
 
 
 def _print_comparisons(differences: list[dict[str, Any]], beaten: dict[str, list[int | None] | None]) -> None:
@@ -227,7 +221,7 @@ def _print_comparisons(differences: list[dict[str, Any]], beaten: dict[str, list
 
 
 def _picture(options: Options, systems: list[str]) -> None:
-    """One recording of middling noise, the same for every run on this test set."""
+    """Plot one recording of moderate SNR, the same for every run on this test set."""
     pairs = PairedUtterances.open(options.test)
     snrs = sorted(
         (condition.snr, name) for name, condition in read_conditions(options.test).items() if condition.snr is not None

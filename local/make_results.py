@@ -1,9 +1,10 @@
-r"""Gather what score_trials.py found for one run: results.json, a table, DET curves and score histograms.
+r"""Collect the scores of one run: results.json, a table, DET curves and score histograms.
 
     python local/make_results.py --exp exp/mini_csc --recipe voxceleb --corpus mini --method csc --seed 0 \
         --seconds exp/mini_csc/seconds.json
 
-Reads <exp>/scores/*.json; writes <exp>/results.json, <exp>/det.png and <exp>/histograms.png.
+Reads <exp>/scores/*.json, which local/score_trials.py wrote; writes <exp>/results.json, <exp>/det.png and
+<exp>/histograms.png.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from typing import Any
 from cslib.config import UserError, run
 from cslib.data.trials import read_trials
 from cslib.evaluation.plots import Panel, plot_det, plot_histograms
+from cslib.evaluation.run_folders import chosen, provenance
 from cslib.evaluation.score_files import read_scores
-from cslib.files import read_json, write_json
-from cslib.provenance import commit
-
-SCORINGS = ("cosine", "mean", "asnorm", "plda")
+from cslib.evaluation.scorings import place
+from cslib.files import aligned, read_json, write_json
 
 
 @dataclass
@@ -30,14 +30,15 @@ class Options:
     corpus: str  # mini, folder, voxceleb, ...
     method: str  # csc, dino, ...
     seed: int  # of the training
-    seconds: Path | None = None  # JSON {stage: seconds}; none is known without it
-    plot_scoring: str = "cosine"  # the scoring that is drawn
+    systems: str = ""  # systems to include, separated by commas (default: all that were scored)
+    trials: str = ""  # trial lists to include, separated by commas (default: all that were scored)
+    seconds: Path | None = None  # JSON {part of the run: seconds it took}
+    commits: Path | None = None  # JSON {part of the run: commit of the code that made it}
+    plot_scoring: str = "cosine"  # scoring to plot
 
 
 def main(options: Options) -> None:
-    found = sorted((read_json(path) for path in (options.exp / "scores").glob("*.json")), key=_order)
-    if not found:
-        raise UserError(f"{options.exp}/scores: holds no scores; run local/score_trials.py first")
+    found = read_scored(options.exp / "scores", options.systems, options.trials)
     rows = [one["row"] for one in found]
     write_json(
         options.exp / "results.json",
@@ -46,21 +47,36 @@ def main(options: Options) -> None:
             "corpus": options.corpus,
             "method": options.method,
             "seed": options.seed,
-            "commit": commit(),
+            **provenance(options.seconds, options.commits),
             "rows": rows,
-            "seconds": read_json(options.seconds) if options.seconds and options.seconds.exists() else {},
         },
     )
     print(table(rows))
     panels = [_panel(options.exp, one) for one in found if one["row"]["scoring"] == options.plot_scoring]
     if not panels:
         raise UserError(
-            f"{options.exp}/scores: nothing was scored with {options.plot_scoring!r}; there is "
+            f"--plot-scoring is {options.plot_scoring}; {options.exp}/scores has only "
             f"{', '.join(sorted({row['scoring'] for row in rows}))}"
         )
     title = f"{options.corpus}, {options.method}, {options.plot_scoring} scores"
     plot_det(panels, options.exp / "det.png", title)
     plot_histograms(panels, options.exp / "histograms.png", title)
+
+
+def read_scored(folder: Path, systems: str, trials: str) -> list[dict[str, Any]]:
+    """What local/score_trials.py wrote of these systems and trial lists, in the order of the table.
+
+    Raises UserError when there is none, or one that is asked for is missing.
+    """
+    found = sorted((read_json(path) for path in folder.glob("*.json")), key=_order)
+    if not found:
+        raise UserError(f"{folder}: has no scores; run local/score_trials.py first")
+    of_systems = chosen(systems, (one["row"]["system"] for one in found), "--systems", folder)
+    of_trials = chosen(trials, (one["row"]["trials"] for one in found), "--trials", folder)
+    kept = [one for one in found if one["row"]["system"] in of_systems and one["row"]["trials"] in of_trials]
+    if not kept:
+        raise UserError(f"{folder}: has no scores of {systems} on {trials}; run local/score_trials.py for them")
+    return kept
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -80,15 +96,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{row['nontargets']:,}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        [
-            cell.ljust(width) if at < 3 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in cells
-    ]
-    return "\n".join("  ".join(line) for line in lines)
+    return aligned(cells, left=3)
 
 
 def _panel(exp: Path, one: dict[str, Any]) -> Panel:
@@ -98,10 +106,10 @@ def _panel(exp: Path, one: dict[str, Any]) -> Panel:
 
 
 def _order(one: dict[str, Any]) -> tuple:
-    """Trial list by trial list, the floor first, the final system last, round2 before round10."""
+    """Sort key: trial list by trial list, the floor first, the final system last, round2 before round10."""
     row = one["row"]
     digits = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", row["system"])]
-    return (row["trials"], row["system"] != "floor", row["system"] == "final", digits, SCORINGS.index(row["scoring"]))
+    return (row["trials"], row["system"] != "floor", row["system"] == "final", digits, place(row["scoring"]))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from statistics import mean
 import numpy as np
 
 from cslib.config import UserError, load_yaml, run
-from cslib.data.trials import read_trials
-from cslib.evaluation.bootstrap import drawn_eers, over_seeds
-from cslib.evaluation.score_files import read_scores
-from cslib.evaluation.speakers import read_speakers
+from cslib.evaluation import run_folders
+from cslib.evaluation.bootstrap import over_seeds
+from cslib.evaluation.run_folders import drawn_rates, scored_path
 from cslib.files import read_json, write_lines
 
 # What trainings log, and what diagnose_clusters.py writes of their labels; whatever a run has becomes a column.
@@ -35,7 +34,6 @@ HEALTH = {
     "kept": "labels believed",
 }
 LABELS = {"clusters": "clusters", "nmi": "NMI", "purity": "purity"}
-DRAWS = 200  # bootstrap draws of the test speakers
 
 
 @dataclass
@@ -110,20 +108,6 @@ def differences(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
     return cells
 
 
-def drawn_rates(scored: Path) -> np.ndarray:
-    """[1 + DRAWS] EER in percent: over all test speakers, then over those of each draw.
-
-    The draws are the same for all runs of a trial list.
-    scored  a .json that score_trials.py wrote
-    """
-    found = read_json(scored)
-    trials = read_trials(found["trial_list"])
-    scores = read_scores(scored.with_name(found["score_file"]), trials)
-    speakers = read_speakers(Path(found["trial_list"]).parents[1] / "speakers.tsv", trials.ids)
-    pairs = speakers[trials.enrol_index], speakers[trials.test_index]
-    return drawn_eers(scores, trials.targets, *pairs, draws=DRAWS)
-
-
 def health(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
     """Column: what the trainings logged last, mean over the seeds; empty where they do not log it."""
     return [
@@ -150,7 +134,7 @@ def notes(arms: dict[str, dict[int, Path]]) -> list[str]:
     lines = [
         f"EER by cosine, mean over the seeds {_listed(arms[reference])}. Differences are in percentage",
         "points, positive is worse; in brackets their 95 % interval over seeds and test speakers, drawn anew",
-        f"{DRAWS} times, alike for both arms. The last columns are means over the last logged steps of",
+        f"{run_folders.DRAWS} times, alike for both arms. The last columns are means over the last logged steps of",
         "training. The bound is at most log N of the N identities told apart: compare it, and the nearest",
         "identity, between arms of the same N only.",
     ]
@@ -163,10 +147,6 @@ def notes(arms: dict[str, dict[int, Path]]) -> list[str]:
 def is_supervised(runs: dict[int, Path]) -> bool:
     """Whether true speakers were trained on, as the configs of the runs say."""
     return any(load_yaml(folder / "config.yaml")["objective"].get("identity") == "speaker" for folder in runs.values())
-
-
-def scored_path(folder: Path, arm: str, trials: str) -> Path:
-    return folder / "scores" / f"{arm}_{trials}_cosine.json"
 
 
 def _last_line(path: Path) -> dict[str, float]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from cslib.config import UserError, run
 from cslib.evaluation.bootstrap import over_seeds
+from cslib.evaluation.run_folders import drawn_rates, scored_path
 from cslib.files import read_json, write_lines
-from local.tabulate_ablations import drawn_rates, scored_path
 
 KEYS = ("corpus", "method", "system", "trials", "scoring")
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -156,8 +157,15 @@ def test_results_have_rows_gains_and_a_picture(made, tmp_path, capsys):
     classify_emotions.main(options)
     exp = tmp_path / "exp"
     (exp / "seconds.json").write_text('{"1": 2}')
-    make_emotion_results.main(make_emotion_results.Options(exp, "mini", 3, seconds=exp / "seconds.json"))
+    (exp / "commits.json").write_text('{"finetuned": "abc"}')
+    asked = make_emotion_results.Options(
+        exp, "mini", 3, seconds=exp / "seconds.json", commits=exp / "commits.json", systems="floor,dino,csc"
+    )
+    shutil.copy(exp / "scores/dino.json", exp / "scores/finetuned.json")  # of an earlier call
+    shutil.copy(exp / "scores/dino.tsv", exp / "scores/finetuned.tsv")
+    make_emotion_results.main(asked)
     results = json.loads((exp / "results.json").read_text())
+    assert results["commits"] == {"finetuned": "abc"}
     assert {key: results[key] for key in ("recipe", "corpus", "method", "seed", "seconds")} == {
         "recipe": "emotion",
         "corpus": "mini",
@@ -184,10 +192,10 @@ def test_results_of_other_utterances_are_not_compared(made, tmp_path):
     classify_emotions.main(options)
     path = options.out / "floor.tsv"
     path.write_text(path.read_text().replace("fold1-1-5", "fold1-1-6"))
-    with pytest.raises(UserError, match="answers of dino and of floor are for other utterances"):
+    with pytest.raises(UserError, match="dino and floor classified different utterances"):
         make_emotion_results.main(make_emotion_results.Options(tmp_path / "exp", "mini", 1))
     path.unlink()
-    with pytest.raises(UserError, match="floor.tsv: no table of answers"):
+    with pytest.raises(UserError, match="floor.tsv: not a table of answers"):
         make_emotion_results.main(make_emotion_results.Options(tmp_path / "exp", "mini", 1))
-    with pytest.raises(UserError, match="holds no scores"):
+    with pytest.raises(UserError, match="has no scores"):
         make_emotion_results.main(make_emotion_results.Options(tmp_path / "nothing", "mini", 1))

@@ -12,6 +12,7 @@ from cslib.evaluation.enhanced_folders import Scores
 from cslib.evaluation.speech_quality import HEADLINE, MEASURES
 from cslib.feature_spaces.base import FeatureSpaceConfig
 from cslib.models import mask_gru
+from cslib.provenance import commit
 from local import make_enhancement_results as script
 from local import tabulate_scores
 from tests.tiny_pairs import make_pairs
@@ -88,6 +89,13 @@ def test_scores_of_systems_that_are_not_asked_for_do_not_count(options):
         script.main(replace(options, systems="none,ccr"))
 
 
+def test_commits_of_the_parts_stand_beside_that_of_the_scoring(options, tmp_path):
+    (tmp_path / "commits.json").write_text('{"cr": "abc"}')
+    script.main(replace(options, commits=tmp_path / "commits.json"))
+    results = json.loads((options.exp / "results.json").read_text())
+    assert (results["commits"], results["commit"], results["seconds"]) == ({"cr": "abc"}, commit(), {})
+
+
 def test_tables_of_one_name_are_both_shown(options, capsys):
     first = options.exp / "scores/none.tsv"
     second = options.exp / "again/none.tsv"
@@ -118,5 +126,5 @@ def test_scores_of_other_recordings_are_refused(options):
 
 def test_no_scores_is_one_sentence(options, tmp_path):
     options.exp = tmp_path / "other"
-    with pytest.raises(UserError, match="holds no scores"):
+    with pytest.raises(UserError, match="has no scores"):
         script.main(options)

@@ -9,6 +9,7 @@ from cslib.config import UserError
 from cslib.data.trials import read_trials, write_trials
 from cslib.evaluation.score_files import write_scores
 from cslib.files import write_json
+from cslib.provenance import commit
 from local import make_results, tabulate_runs
 
 PNG = b"\x89PNG\r\n"
@@ -53,7 +54,7 @@ def test_results_json_has_the_promised_keys_in_reading_order(run_folder, tmp_pat
     write_json(tmp_path / "seconds.json", {"train": 480.5})
     make_results.main(options(run_folder, seconds=tmp_path / "seconds.json"))
     results = json.loads((run_folder / "results.json").read_text())
-    assert list(results) == ["recipe", "corpus", "method", "seed", "commit", "rows", "seconds"]
+    assert list(results) == ["recipe", "corpus", "method", "seed", "commit", "commits", "seconds", "rows"]
     assert results["seconds"] == {"train": 480.5} and results["seed"] == 0
     assert [(row["system"], row["scoring"]) for row in results["rows"]] == [
         (system, scoring) for system in ("floor", "round2", "round10") for scoring in ("cosine", "asnorm")
@@ -72,10 +73,43 @@ def test_pictures_are_drawn(run_folder):
 def test_missing_seconds_are_no_error_and_missing_scores_are(run_folder, tmp_path):
     make_results.main(options(run_folder, seconds=tmp_path / "none.json"))
     assert json.loads((run_folder / "results.json").read_text())["seconds"] == {}
-    with pytest.raises(UserError, match="holds no scores"):
+    with pytest.raises(UserError, match="has no scores"):
         make_results.main(options(tmp_path / "elsewhere"))
-    with pytest.raises(UserError, match="nothing was scored with 'mean'; there is asnorm, cosine"):
+    with pytest.raises(UserError, match="--plot-scoring is mean; .* has only asnorm, cosine"):
         make_results.main(options(run_folder, plot_scoring="mean"))
+
+
+def test_commits_of_the_parts_stand_beside_that_of_the_scoring(run_folder, tmp_path):
+    made = {"csc": "1" * 40, "final": "2" * 40 + "-dirty"}
+    write_json(tmp_path / "commits.json", made)
+    make_results.main(options(run_folder, commits=tmp_path / "commits.json"))
+    results = json.loads((run_folder / "results.json").read_text())
+    assert results["commits"] == made and results["commit"] == commit()
+    make_results.main(options(run_folder, commits=tmp_path / "none.json"))
+    assert json.loads((run_folder / "results.json").read_text())["commits"] == {}
+    for wrong in ([1], {"csc": 3}):
+        write_json(tmp_path / "commits.json", wrong)
+        with pytest.raises(UserError, match="commits.json: must be a JSON object with a commit"):
+            make_results.main(options(run_folder, commits=tmp_path / "commits.json"))
+
+
+def test_scores_of_an_earlier_call_are_left_out(run_folder, tmp_path):
+    """round10 was scored when there were more rounds, and another list when there was an enhancer."""
+    path = run_folder / "scores/floor_clean_cosine.json"
+    other = json.loads(path.read_text())
+    other["row"]["trials"] = "adverse_ccr"
+    write_json(run_folder / "scores/floor_adverse_ccr_cosine.json", other)
+    make_results.main(options(run_folder, systems="floor,round2", trials="clean"))
+    rows = json.loads((run_folder / "results.json").read_text())["rows"]
+    assert [(row["system"], row["trials"]) for row in rows] == 2 * [("floor", "clean")] + 2 * [("round2", "clean")]
+    make_results.main(options(run_folder))
+    assert len(json.loads((run_folder / "results.json").read_text())["rows"]) == 7
+    with pytest.raises(UserError, match="--systems: .* has no scores of csc; it has those of floor, round2, round10"):
+        make_results.main(options(run_folder, systems="floor,csc"))
+    with pytest.raises(UserError, match="--trials: .* has no scores of vox1_o; it has those of adverse_ccr, clean"):
+        make_results.main(options(run_folder, trials="vox1_o"))
+    with pytest.raises(UserError, match="no scores of round2 on adverse_ccr"):
+        make_results.main(options(run_folder, systems="round2", trials="adverse_ccr"))
 
 
 def test_runs_are_averaged_in_one_markdown_table(tmp_path, capsys):

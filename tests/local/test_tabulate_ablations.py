@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cslib.config import UserError
+from cslib.evaluation import run_folders
 from cslib.files import write_json, write_lines
 from local import tabulate_ablations
 from tests.local.scored_runs import write_scored, write_trial_list
@@ -44,7 +45,7 @@ def bounds(cell):
 
 @pytest.fixture
 def folders(trial_list, monkeypatch):
-    monkeypatch.setattr(tabulate_ablations, "DRAWS", 40)
+    monkeypatch.setattr(run_folders, "DRAWS", 40)
     return [
         run_folder(trial_list, arm, seed, separation, identity)
         for seed in (2, 1)

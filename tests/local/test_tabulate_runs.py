@@ -6,8 +6,9 @@ from statistics import mean
 import pytest
 
 from cslib.config import UserError
+from cslib.evaluation import run_folders
 from cslib.files import read_json, write_json
-from local import tabulate_ablations, tabulate_runs
+from local import tabulate_runs
 from tests.local.scored_runs import write_scored, write_trial_list
 
 RATES = {
@@ -53,7 +54,7 @@ def test_every_system_list_and_scoring_has_a_line_with_each_seed(runs, tmp_path)
 
 
 def test_starts_have_a_line_each_and_a_column_for_every_round(tmp_path, monkeypatch):
-    monkeypatch.setattr(tabulate_ablations, "DRAWS", 40)
+    monkeypatch.setattr(run_folders, "DRAWS", 40)
     separations = {
         "csc": {"floor": 1.0, "csc": 1.5, "round1": 2.0, "final": 3.0},
         "floor": {"floor": 1.0, "round1": 1.5, "round2": 2.0},
