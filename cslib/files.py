@@ -144,7 +144,7 @@ def warn(sentence: str) -> None:
 
 
 def aligned(cells: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table as text, given as rows of cells: the first `left` columns aligned to the left, the others to the right."""
+    """A table as text, given as rows of cells: the first `left` columns left-aligned, the others right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(
