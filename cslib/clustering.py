@@ -1,15 +1,16 @@
-"""Pseudo-labels: k-means to centroids, agglomerative clustering of those, and how many clusters to keep.
+"""Pseudo-labels: spherical k-means, agglomerative clustering of its cells, and the choice of the number of clusters.
 
 The pipeline of iterative pseudo-labelling (IDLab's VoxSRC-20 system; Cho et al. 2021, arXiv 2109.13425):
-L2-normalised embeddings, spherical k-means to many small cells, average-linkage clustering of the cells on
-the cosine.
+L2-normalised embeddings, spherical k-means into many small cells, average-linkage clustering of the cells by cosine
+similarity.
 
-Average linkage needs no table of distances when the likeness is a cosine: the mean cosine between two groups
-of unit vectors is the dot product of the groups' sums over the product of their sizes. Everything here
-therefore holds O(n E) numbers, never n x n (50,000 centroids: 51 MB in place of 10 GB), and is exact: a cell
-counts with all its utterances.
+With cosine similarity, average linkage needs no distance matrix: the mean cosine between two groups of unit vectors is
+the dot product of the sums of the groups, divided by the product of their sizes. Memory is therefore O(n E), never
+n x n (51 MB, not 10 GB, for 50,000 centroids), and the result is exact: each cell counts with all its utterances.
 
-True speakers are used by `compare` alone.
+Only `compare` uses true speakers.
+
+Shapes: n utterances, E embedding size, m cells.
 """
 
 from __future__ import annotations
@@ -26,38 +27,39 @@ from scipy.special import log_softmax
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from cslib.config import UserError, to_dict
+from cslib.config import UserError, require, to_dict
 
-BLOCK = 1024  # rows compared with all centroids at a time
+BLOCK = 1024  # vectors compared with all centroids at a time
 MAX_CENTROIDS = 50_000
-FURTHER = 1.15  # a number of clusters to weigh beyond the last one, in that one
+FURTHER = 1.15  # ratio of each further candidate to the one before, where the last candidate is the best
 
 
 @dataclass
 class ClusterConfig:
-    clusters: int = 0  # how many; 0 lets `choose` decide, without labels
+    clusters: int = 0  # number of clusters; 0: chosen without labels, by `choose`
     choose: str = "silhouette"  # threshold, stability or silhouette
-    threshold: float = 0.5  # for choose=threshold: merge while two clusters' mean cosine is above it
-    centroids: int = 0  # of the k-means before; 0 is a quarter of the utterances, at most 50,000
-    iterations: int = 20  # of k-means
-    reassign: int = 5  # times that each utterance then moves to the cluster with the nearest mean; 0 = never
-    # numbers of clusters to weigh; empty: 24 of them, from the root of the utterances to half of the centroids
+    threshold: float = 0.5  # for choose=threshold: merge while the mean cosine of two clusters is above it
+    centroids: int = 0  # of the k-means step; 0: a quarter of the utterances, at most 50,000
+    iterations: int = 20  # of the k-means step
+    reassign: int = 5  # rounds in which each utterance moves to the cluster with the nearest mean; 0: none
+    # numbers of clusters to compare; empty: 24, from the square root of the utterances to half of the centroids
     candidates: list[int] = field(default_factory=list)
-    sample: int = 20_000  # utterances that the silhouette is averaged over
-    repeats: int = 3  # for choose=stability: pairs of random subsamples
-    min_posterior: float = 0.0  # utterances with a smaller probability of their own cluster are rejected: label -1
-    min_size: int = 1  # so are those in smaller clusters
-    seed: int = 0
+    sample: int = 20_000  # utterances over which the silhouette is averaged
+    repeats: int = 3  # for choose=stability: number of pairs of random subsamples
+    min_posterior: float = 0.0  # utterances with a lower posterior of their own cluster are rejected: label -1
+    min_size: int = 1  # utterances in smaller clusters are rejected as well
+    seed: int = 0  # of k-means and of random subsamples
 
 
 @dataclass
 class Clustering:
-    """Pseudo-labels and how they came about.
+    """Pseudo-labels, and how the number of clusters was chosen.
 
-    labels    int64 [n], 0 the largest cluster, -1 rejected
-    clusters  how many are left, without the rejected ones
-    chosen    the candidate they come from
-    table     one row per candidate number of clusters, with what it was judged by
+    labels    int64 [n]; 0 is the largest cluster, -1 is rejected
+    clusters  number of clusters, without those rejected
+    rejected  number of utterances with label -1
+    chosen    number of clusters before rejection
+    table     one row per candidate number of clusters, with its criteria
     """
 
     labels: np.ndarray
@@ -69,12 +71,12 @@ class Clustering:
 
 @dataclass
 class Tree:
-    """An agglomeration of utterances, kept so that any number of clusters can be cut from it.
+    """An agglomerative clustering, from which any number of clusters can be cut.
 
-    cells         int64 [n] the k-means cell of each utterance
-    size          how many cells there are (m)
-    merges        int64 [m - 1, 2] a cell of either side of each merge, most alike first
-    similarities  [m - 1] mean cosine between the two sides, not increasing
+    cells         int64 [n], k-means cell of each utterance
+    size          m, number of cells
+    merges        int64 [m - 1, 2], a cell of either side of each merge, most similar first
+    similarities  float [m - 1], mean cosine between the two sides, not increasing
     """
 
     cells: np.ndarray
@@ -83,21 +85,21 @@ class Tree:
     similarities: np.ndarray
 
     def cut(self, clusters: int) -> np.ndarray:
-        """int64 [n] labels: the tree where it has (at least) this many clusters."""
+        """Labels int64 [n] of the tree cut at this many clusters (at most one per cell)."""
         merges = self.merges[: max(0, self.size - clusters)]
         graph = coo_matrix((np.ones(len(merges), bool), merges.T), shape=(self.size, self.size))
         return connected_components(graph, directed=False)[1].astype(np.int64)[self.cells]
 
     def clusters_above(self, similarity: float) -> int:
-        """How many clusters are left when merging stops at this mean cosine."""
+        """Number of clusters if merging stops below this mean cosine."""
         return self.size - int(np.count_nonzero(self.similarities >= similarity))
 
 
 def cluster(embeddings: np.ndarray, config: ClusterConfig) -> Clustering:
     """Pseudo-labels of embeddings float32 [n, E].
 
-    Raises UserError when there is nothing to cluster, when more clusters are asked for than there are
-    centroids, or when nothing is left in clusters of `min_size`.
+    Raises UserError for fewer than two embeddings, for more clusters than centroids, and when `min_size` and
+    `min_posterior` reject all utterances.
     """
     vectors = normalise(embeddings)
     tree = grow(vectors, config)
@@ -108,26 +110,26 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig) -> Clustering:
     labels = by_size(labels, config.min_size)
     if labels.max() < 0:
         raise UserError(
-            f"all {chosen:,} clusters have fewer than {config.min_size} utterances that are let in; lower "
-            "--min-size or --min-posterior"
+            f"all {chosen:,} clusters have fewer than {config.min_size} accepted utterances; lower min_size or "
+            "min_posterior"
         )
     return Clustering(labels, int(labels.max()) + 1, int(np.count_nonzero(labels < 0)), chosen, table)
 
 
 def normalise(embeddings: np.ndarray) -> np.ndarray:
-    """Rows of length one, float32 [n, E]. Raises UserError for another shape or a row of zeros."""
+    """Rows scaled to unit length, float32 [n, E]. Raises UserError for another shape or a row of zeros."""
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise UserError(
-            f"embeddings of shape {embeddings.shape}: clustering takes two or more vectors, one an utterance"
+            f"embeddings of shape {embeddings.shape} cannot be clustered; give two or more vectors, one per utterance"
         )
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     if not (lengths > 0).all():
-        raise UserError("an embedding is all zeros; the network that made it has collapsed, take another checkpoint")
-    return (embeddings / lengths).astype(np.float32, copy=False)  # a gigabyte for VoxCeleb2
+        raise UserError("an embedding is all zeros: its network has collapsed; use another checkpoint")
+    return (embeddings / lengths).astype(np.float32, copy=False)  # no copy: VoxCeleb2 takes a gigabyte
 
 
 def grow(vectors: np.ndarray, config: ClusterConfig) -> Tree:
-    """k-means cells of unit vectors [n, E], and their agglomeration."""
+    """k-means cells of unit vectors [n, E], and their agglomerative clustering."""
     centroids = config.centroids or min(MAX_CENTROIDS, max(2, len(vectors) // 4))
     cells = spherical_kmeans(vectors, min(centroids, len(vectors)), config.iterations, config.seed)
     sums, counts = group_sums(vectors, cells)
@@ -136,7 +138,7 @@ def grow(vectors: np.ndarray, config: ClusterConfig) -> Tree:
 
 
 def spherical_kmeans(vectors: np.ndarray, centroids: int, iterations: int, seed: int) -> np.ndarray:
-    """int64 [n]: the cell of each unit vector, numbered from 0 without gaps (an empty cell is dropped)."""
+    """int64 [n]: cell of each unit vector, numbered from 0 without gaps (empty cells are dropped)."""
     kmeans = faiss.Kmeans(
         vectors.shape[1],
         centroids,
@@ -152,7 +154,7 @@ def spherical_kmeans(vectors: np.ndarray, centroids: int, iterations: int, seed:
 
 
 def group_sums(vectors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum [m, E] and count [m] of the vectors of each label 0..m-1; rows labelled -1 are left out."""
+    """Sum [m, E] and count [m] of the vectors of each label 0 to m - 1; label -1 is left out."""
     kept = labels >= 0
     counts = np.bincount(labels[kept])
     members = coo_matrix(
@@ -163,38 +165,39 @@ def group_sums(vectors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def average_linkage(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Agglomerate groups of unit vectors by the mean cosine between them, the pair most alike first.
+    """Merge groups of unit vectors by the mean cosine between them, the most similar pair first.
 
-    sums    [m, E] the vectors of each group added up
-    counts  [m] how many they are
-    Returns merges int64 [m - 1, 2] (a group of either side) and similarities [m - 1], falling.
+    sums    [m, E], sum of the vectors of each group
+    counts  [m], number of vectors of each group
+    Returns merges int64 [m - 1, 2] (a group of either side) and similarities [m - 1], decreasing.
     Nearest-neighbour chain (Murtagh 1983): about 2 m products [m, E] x [E], exact for average linkage.
     """
     sums, counts = sums.copy(), counts.astype(sums.dtype)
-    names = np.arange(len(sums))  # the group that each live row stands for
+    names = np.arange(len(sums))  # a group of each live row
     live = np.ones(len(sums), dtype=bool)
     merges, similarities = [], []
-    chain, likeness = [], []  # rows, and the similarity of each but the first to the one before
+    chain: list[int] = []  # rows
+    chained: list[float] = []  # similarity of each row of the chain but the first to the one before
     for _ in range(len(sums) - 1):
         if not chain:
             chain = [int(np.argmax(live))]
         while True:
             similarity = sums @ sums[chain[-1]] / (counts * counts[chain[-1]])
             similarity[~live] = -np.inf
-            similarity[chain] = -np.inf  # by rounding alone could one of these come out ahead
+            similarity[chain] = -np.inf  # one of these could be the best by rounding only
             best = int(np.argmax(similarity))
-            if likeness and similarity[best] <= likeness[-1]:
+            if chained and similarity[best] <= chained[-1]:
                 break
             chain.append(best)
-            likeness.append(float(similarity[best]))
+            chained.append(float(similarity[best]))
         gone, kept = chain.pop(), chain.pop()
         merges.append((names[kept], names[gone]))
-        similarities.append(likeness.pop())
-        del likeness[-1:]
+        similarities.append(chained.pop())
+        del chained[-1:]
         sums[kept] += sums[gone]
         counts[kept] += counts[gone]
         live[gone] = False
-        if np.count_nonzero(live) < len(live) // 2:  # so that a product shrinks with what is left
+        if np.count_nonzero(live) < len(live) // 2:  # products get smaller with the number of live rows
             row = np.cumsum(live) - 1
             chain = [int(row[index]) for index in chain]
             sums, counts, names, live = sums[live], counts[live], names[live], live[live]
@@ -203,9 +206,9 @@ def average_linkage(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, n
 
 
 def partition(vectors: np.ndarray, tree: Tree, clusters: int, config: ClusterConfig) -> np.ndarray:
-    """int64 [n] labels without gaps: a cut of the tree, then a few rounds of spherical k-means from there.
+    """Labels int64 [n] without gaps: a cut of the tree, refined by a few rounds of spherical k-means.
 
-    The tree never undoes an early merge; moving each utterance to the nearest mean does.
+    The tree never undoes an early merge; moving each utterance to the nearest mean can.
     """
     labels = tree.cut(clusters)
     for _ in range(config.reassign):
@@ -218,60 +221,60 @@ def partition(vectors: np.ndarray, tree: Tree, clusters: int, config: ClusterCon
     return labels
 
 
-# ---- how many clusters, without labels ----
+# ---- the number of clusters, chosen without labels ----
 
 
 def choose_clusters(vectors: np.ndarray, tree: Tree, config: ClusterConfig) -> tuple[int, list[dict[str, float]]]:
-    """The number of clusters, and a table of the candidates with what each was judged by.
+    """The number of clusters, and a table of the candidates with their criteria.
 
-    Raises UserError when `config` asks for more clusters than the tree has cells, or for an unknown way to
-    choose.
+    Raises UserError for more clusters than the tree has cells, and for an unknown `config.choose`.
     """
     if config.clusters > tree.size:
-        raise UserError(f"{config.clusters:,} clusters of {tree.size:,} centroids; ask for fewer, or raise --centroids")
+        raise UserError(
+            f"{config.clusters:,} clusters exceed the {tree.size:,} centroids; lower clusters or raise centroids"
+        )
     ways = {
         "threshold": choose_by_threshold,
         "stability": choose_by_stability,
         "silhouette": choose_by_silhouette,
     }
-    if config.choose not in ways:
-        raise UserError(f"--choose {config.choose}: it is one of {', '.join(ways)}")
+    require(config.choose in ways, "choose", config.choose, f"one of {', '.join(ways)}")
     if config.clusters:
         return config.clusters, [describe(vectors, tree, config.clusters, config)]
     return ways[config.choose](vectors, tree, config)
 
 
 def choose_by_threshold(vectors: np.ndarray, tree: Tree, config: ClusterConfig) -> tuple[int, list[dict[str, float]]]:
-    """Merge until no two clusters have a mean cosine above `config.threshold`."""
+    """Merge until the mean cosine of any two clusters is below `config.threshold`."""
     clusters = tree.clusters_above(config.threshold)
     table = [describe(vectors, tree, k, config) for k in sorted({clusters, *candidates(tree, config)})]
     return clusters, table
 
 
 def choose_by_silhouette(vectors: np.ndarray, tree: Tree, config: ClusterConfig) -> tuple[int, list[dict[str, float]]]:
-    """The candidate with the largest mean silhouette; where that is the last one, more are weighed, up to the cells."""
+    """The candidate with the largest mean silhouette; if it is the last one, larger ones follow, up to the cells."""
     table = [describe(vectors, tree, k, config) for k in candidates(tree, config)]
     best = max(table, key=lambda row: row["silhouette"])
     while best is table[-1] and best["clusters"] < tree.size and not config.candidates:
-        more = min(tree.size, max(best["clusters"] + 1, round(FURTHER * best["clusters"])))
-        table.append(describe(vectors, tree, more, config))
+        last = int(best["clusters"])
+        table.append(describe(vectors, tree, min(tree.size, max(last + 1, round(FURTHER * last))), config))
         best = max(best, table[-1], key=lambda row: row["silhouette"])
-    return best["clusters"], table
+    return int(best["clusters"]), table
 
 
 def choose_by_stability(vectors: np.ndarray, tree: Tree, config: ClusterConfig) -> tuple[int, list[dict[str, float]]]:
-    """The candidate whose clusters come out most alike (ARI) from two random subsamples.
+    """The candidate whose clusters agree best (adjusted Rand index) between two random subsamples.
 
-    They are compared on what both contain. Each holds 80 % of the utterances and has its own k-means and
-    tree (Ben-Hur et al. 2002).
+    Each subsample holds 80 % of the utterances and is clustered by itself; the clusters are compared on the utterances
+    in both (Ben-Hur et al. 2002).
     """
     rng = np.random.default_rng(config.seed)
     counts = candidates(tree, config)
     agreement = np.zeros((config.repeats, len(counts)))
     for repeat in range(config.repeats):
-        chosen = [np.sort(rng.permutation(len(vectors))[: round(0.8 * len(vectors))]) for _ in range(2)]
-        common = np.intersect1d(*chosen, assume_unique=True, return_indices=True)[1:]
-        halves = [(rows, grow(vectors[rows], config), both) for rows, both in zip(chosen, common, strict=True)]
+        one, other = (np.sort(rng.permutation(len(vectors))[: round(0.8 * len(vectors))]) for _ in range(2))
+        common = np.intersect1d(one, other, assume_unique=True, return_indices=True)[1:]
+        halves = [(rows, grow(vectors[rows], config), both) for rows, both in zip((one, other), common, strict=True)]
         for column, k in enumerate(counts):
             agreement[repeat, column] = adjusted_rand_score(
                 *(partition(vectors[rows], half, k, config)[both] for rows, half, both in halves)
@@ -280,17 +283,18 @@ def choose_by_stability(vectors: np.ndarray, tree: Tree, config: ClusterConfig) 
         describe(vectors, tree, k, config) | {"stability": float(score)}
         for k, score in zip(counts, agreement.mean(axis=0), strict=True)
     ]
-    return max(table, key=lambda row: row["stability"])["clusters"], table
+    return int(max(table, key=lambda row: row["stability"])["clusters"]), table
 
 
 def candidates(tree: Tree, config: ClusterConfig, number: int = 24) -> list[int]:
-    """The numbers of clusters to weigh: those given, else geometric from the root of the utterances to half the cells.
+    """Candidate numbers of clusters: `config.candidates`, or `number` of them in geometric progression.
 
-    Below the root lie the sexes and the kinds of recording: the clearest clusters of all, and none of them a speaker.
+    They run from the square root of the utterances to half of the cells. Fewer clusters would separate sexes or
+    recording conditions, more clearly than speakers.
     """
     if config.candidates:
         if max(config.candidates) > tree.size or min(config.candidates) < 2:
-            raise UserError(f"--candidates: each must lie between 2 and the {tree.size:,} centroids")
+            raise UserError(f"candidates is {config.candidates}; each must be from 2 to the {tree.size:,} centroids")
         return sorted(config.candidates)
     high = max(2, tree.size // 2)
     low = min(high, max(2, round(len(tree.cells) ** 0.5)))
@@ -298,7 +302,7 @@ def candidates(tree: Tree, config: ClusterConfig, number: int = 24) -> list[int]
 
 
 def describe(vectors: np.ndarray, tree: Tree, clusters: int, config: ClusterConfig) -> dict[str, float]:
-    """One row of the table: how a cut of the tree looks, by itself."""
+    """One row of the table: statistics of a cut of the tree, without labels."""
     labels = partition(vectors, tree, clusters, config)
     sizes = np.bincount(labels)
     last = tree.similarities[tree.size - clusters - 1] if clusters < tree.size else 1.0
@@ -312,11 +316,11 @@ def describe(vectors: np.ndarray, tree: Tree, clusters: int, config: ClusterConf
 
 
 def silhouette(vectors: np.ndarray, labels: np.ndarray, sample: int, seed: int = 0) -> float:
-    """Mean silhouette (Rousseeuw 1987), by cosine distance, of a random sample of utterances.
+    """Mean silhouette (Rousseeuw 1987) with cosine distance, over a random sample of utterances.
 
-    vectors [n, E] of unit length, labels int [n] from 0 without gaps. Exact for each sampled utterance: its
-    mean distance to a cluster follows from the cluster's sum. 0 for an utterance alone in its cluster, and
-    when there is one cluster.
+    vectors [n, E] of unit length, labels int [n] from 0 without gaps. The value of each sampled utterance is exact: its
+    mean distance to a cluster follows from the sum of the cluster. It is 0 for a cluster of one utterance, and when
+    there is a single cluster.
     """
     sums, counts = group_sums(vectors, labels)
     if len(counts) < 2:
@@ -344,16 +348,16 @@ def _silhouettes(vectors: np.ndarray, labels: np.ndarray, sums: np.ndarray, coun
 
 
 def posteriors(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """float32 [n]: probability of each vector's own cluster, under a Gaussian for each cluster and weights by size.
+    """Posterior of each vector's own cluster, float32 [n], under one Gaussian per cluster with priors by size.
 
-    vectors [n, E] of unit length, labels int [n] from 0 without gaps. The lab of Cho et al. (2022) filters by it in a
-    later recipe, with a diagonal covariance for every cluster. Here all share one: clusters of ten utterances tell
-    little of the spread in each of hundreds of dimensions.
+    vectors [n, E] of unit length, labels int [n] from 0 without gaps. The lab of Cho et al. (2022) filters by this
+    posterior in a later recipe, with a diagonal covariance per cluster. Here all clusters share one: ten utterances are
+    too few to estimate hundreds of variances.
     """
     sums, counts = group_sums(vectors, labels)
     means = sums / counts[:, None]
-    spread = np.sqrt((vectors**2).mean(0) - (counts[:, None] * means**2).sum(0) / len(vectors)) + 1e-6
-    scaled, centres = vectors / spread, (means / spread).astype(np.float32)
+    deviation = np.sqrt((vectors**2).mean(0) - (counts[:, None] * means**2).sum(0) / len(vectors)) + 1e-6
+    scaled, centres = vectors / deviation, (means / deviation).astype(np.float32)
     offsets = np.log(counts / counts.sum()) - (centres**2).sum(1) / 2
     own = []
     for i in range(0, len(vectors), BLOCK):
@@ -363,7 +367,7 @@ def posteriors(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def by_size(labels: np.ndarray, min_size: int = 1) -> np.ndarray:
-    """Labels renumbered by falling size (0 the largest, equals by first utterance); small clusters, and -1, -> -1."""
+    """Labels renumbered by decreasing size (ties by first utterance); -1 for clusters smaller than `min_size`."""
     names, first, inverse, sizes = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
     sizes[names < 0] = 0
     order = np.lexsort((first, -sizes))
@@ -374,12 +378,11 @@ def by_size(labels: np.ndarray, min_size: int = 1) -> np.ndarray:
 
 
 def compare(labels: Sequence[Any], others: Sequence[Any]) -> dict[str, float]:
-    """NMI, ARI (1 = the same partition) and purity of `labels` against `others`, in the same order of
-    utterances.
+    """NMI, ARI and purity of `labels` against `others`, in the same order of utterances; 1 for equal partitions.
 
-    Purity: share of the utterances that belong to the most frequent of `others` in their cluster. Against
-    true speakers this is diagnosis; against the round before it tells, without labels, when the rounds have
-    settled.
+    Purity is the proportion of utterances that belong to the most frequent of `others` in their cluster. Comparison
+    with true speakers is for diagnosis only; comparison with the previous round shows, without labels, whether the
+    rounds have converged.
     """
     table = contingency_matrix(others, labels, sparse=True).tocsc()
     return {
@@ -390,7 +393,7 @@ def compare(labels: Sequence[Any], others: Sequence[Any]) -> dict[str, float]:
 
 
 def summary(result: Clustering, config: ClusterConfig) -> dict[str, Any]:
-    """What clusters.json holds."""
+    """The content of clusters.json."""
     return {
         "utterances": len(result.labels),
         "clusters": result.clusters,

@@ -1,16 +1,16 @@
-r"""Tell classes apart by embeddings: standardise, then logistic regression; every fold is tested on once.
+r"""Classify embeddings by standardisation and logistic regression, in a cross-validation over speaker folds.
 
     python local/classify_emotions.py --embeddings exp/mini_emotion/dino/embeddings/all.scp \
         --table data/mini_emotion/all/emotions.tsv --system dino --corpus mini --out exp/mini_emotion/scores
 
-Means, deviations, weights and the strength of the regularisation come from the training folds alone; the strength is
-chosen on speakers that were held out from the fit (see cslib/data/classes.py). Embeddings that differ from fold to
-fold, as those of fine-tuned networks do, are given with {fold} where the fold's name stands in the path. Such a network
-has learnt the classes of all its training speakers, in a cross-validation also of those whom a strength would be chosen
-on: --strengths takes those that were chosen for the frozen network.
+Means, deviations, weights and the regularisation strength come from the training folds alone; the strength is selected
+on training speakers held out from the fit (see cslib/data/classes.py). For embeddings that differ from fold to fold,
+as those of fine-tuned networks do, write {fold} for the fold's name in the path. A fine-tuned network has learnt the
+classes of all its training speakers, including those on whom a strength would be selected: --strengths takes the
+strengths selected for the frozen network.
 
-Writes <out>/<system>.tsv, each utterance with its class and the answer, and <system>.json: micro-F1, macro-F1 and UAR
-in percent over all test folds together, with intervals by a bootstrap over speakers, and the confusion matrix.
+Writes <out>/<system>.tsv, the class and the answer of each utterance, and <system>.json: micro-F1, macro-F1 and UAR in
+percent over all test folds together, with confidence intervals by bootstrap over speakers, and the confusion matrix.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FOLD = "{fold}"
 
 @dataclass
 class Options:
-    embeddings: str  # .scp of all utterances; with {fold} in it, one for each fold
+    embeddings: str  # .scp of all utterances; with {fold} in the path, one per fold
     table: Path  # emotions.tsv of the set
-    system: str  # what to call these embeddings: floor, csc, dino or finetuned
-    corpus: str  # what to call the corpus
+    system: str  # name of these embeddings: floor, csc, dino or finetuned
+    corpus: str  # name of the corpus
     out: Path  # folder for the answers
-    strengths: Path | None = None  # <system>.json whose strengths are taken, fold by fold (default: they are chosen)
+    strengths: Path | None = None  # <system>.json with the strength for each fold (default: selected here)
 
 
 def main(options: Options) -> None:
@@ -85,7 +85,7 @@ def main(options: Options) -> None:
 
 
 def load(scp: str, table: ClassTable) -> np.ndarray:
-    """float64 [n, E] in the order of the table; empty [n, 0] as long as a fold is to be named in the path.
+    """Embeddings float64 [n, E] in the order of the table; [n, 0] while {fold} stands in the path.
 
     Raises UserError when an utterance has no embedding, or more than one.
     """
@@ -97,15 +97,15 @@ def load(scp: str, table: ClassTable) -> np.ndarray:
     if missing:
         raise UserError(
             f"{scp}: lacks {len(missing):,} of {len(table):,} utterances (first: {missing[0]}); extract "
-            "the embeddings of this set"
+            "the embeddings of this set again"
         )
     if embeddings.ndim != 2:
-        raise UserError(f"{scp}: holds {embeddings.shape[1]} embeddings of each utterance; extract one of each")
+        raise UserError(f"{scp}: holds {embeddings.shape[1]} embeddings of each utterance; extract one per utterance")
     return embeddings[[row_of[name] for name in table.utterances]].astype(np.float64)
 
 
 def read_strengths(path: Path, table: ClassTable) -> dict[str, float]:
-    """The strength of each fold that is tested, as `main` wrote them. Raises UserError when one is missing."""
+    """The strength of each test fold, as written by `main`. Raises UserError when one is missing."""
     strengths = read_json(path).get("strengths", {})
     missing = [fold for fold in table.tested() if fold not in strengths]
     if missing:
@@ -114,17 +114,17 @@ def read_strengths(path: Path, table: ClassTable) -> dict[str, float]:
 
 
 def check_classes(table: ClassTable, train: np.ndarray, fold: str) -> None:
-    """Raises UserError when there is nothing to learn; a class that only the held-out fold has is told."""
+    """Raise UserError without two training classes; print the classes that only the held-out fold has."""
     known = set(table.labels[train])
     if len(known) < 2:
-        raise UserError(f"without {fold} all utterances are of one class; give more speakers, or fewer folds")
+        raise UserError(f"without {fold} all utterances are of one class; use more speakers or fewer folds")
     unknown = set(table.labels[table.folds == fold]) - known
     if unknown:
-        print(f"{fold}: nothing else holds {', '.join(sorted(unknown))}, so it cannot be recognised there")
+        print(f"{fold}: no other fold holds {', '.join(sorted(unknown))}, which cannot be recognised there")
 
 
 def numbers(table: ClassTable, answers: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(classes, answers) of those rows, as numbers of the classes."""
+    """Classes and answers of these rows, int64, as positions in `table.classes()`."""
     return np.searchsorted(table.classes(), table.labels[rows]), np.searchsorted(table.classes(), answers[rows])
 
 
@@ -136,7 +136,7 @@ def describe(options: Options, table: ClassTable, answers: np.ndarray, rows: np.
     try:
         intervals = interval(drawn_measures(truth, predicted, table.speakers[rows], count))
     except ValueError as error:
-        raise UserError(f"{options.table}: {error}; give more speakers to test on") from None
+        raise UserError(f"{options.table}: {error}; use more test speakers") from None
     return {
         "system": options.system,
         "corpus": options.corpus,

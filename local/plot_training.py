@@ -1,12 +1,11 @@
-r"""Draw the learning curves of one run or several: the loss, its parts and the signs of health in log.jsonl.
+r"""Plot the learning curves of one or several runs: the loss, its parts and the diagnostics in log.jsonl.
 
     python local/plot_training.py --runs exp/mini_dino_1,exp/mini_dino_2 --out exp/curves \
         --reference egs/voxceleb/curves/mini_dino.json
 
-Writes <out>.png, a small picture for every value, and <out>.json, the numbers in it: at most --points for each run and
-value. Error rates are among them where score_checkpoints.py has measured some. Kept beside a recipe, that JSON is the
---reference by which somebody else sees whether a training goes as it should: its curves are drawn in grey behind the
-run's own.
+Writes <out>.png, a panel per value, and <out>.json, the plotted numbers: at most --points per run and value. Error
+rates that score_checkpoints.py has measured are included. Kept with a recipe, the JSON serves as --reference: its
+curves are drawn in grey behind those of a run, to show whether the training proceeds as expected.
 """
 
 from __future__ import annotations
@@ -21,26 +20,30 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cslib.config import UserError, run
+from cslib.config import UserError, require, run
 from cslib.files import read_json, write_lines, writing
 
-OF_THE_MACHINE = ("data_seconds", "compute_seconds", "items_per_second", "memory_gb")  # say nothing of the training
-COLUMNS = 4
+OF_THE_MACHINE = (
+    "data_seconds",
+    "compute_seconds",
+    "items_per_second",
+    "memory_gb",
+)  # speed of the machine: not plotted
+COLUMNS = 4  # panels per row
 
-Curves = dict[str, list[Any]]  # of one run: "step" and every value, lists of one length; None where there is none
+Curves = dict[str, list[Any]]  # of one run: "step" and every value, lists of equal length; None for missing
 
 
 @dataclass
 class Options:
-    runs: str  # run folders, each with a log.jsonl, with commas between
-    out: Path  # makes <out>.png and <out>.json
-    reference: Path | None = None  # a .json that this script made: drawn in grey behind the runs
-    points: int = 200  # of each curve at most; where a log has more lines, a point is the mean of several
+    runs: str  # run folders, each with a log.jsonl, separated by commas
+    out: Path  # writes <out>.png and <out>.json
+    reference: Path | None = None  # .json written by this script, drawn in grey behind the runs
+    points: int = 200  # at most per curve; in longer logs, a point is the mean of several lines
 
 
 def main(options: Options) -> None:
-    if options.points < 1:
-        raise UserError(f"--points {options.points}: give 1 or more")
+    require(options.points >= 1, "--points", options.points, "at least 1")
     folders = [Path(folder) for folder in options.runs.split(",")]
     curves = {
         name: thinned(read_run(folder), options.points) for name, folder in zip(names_of(folders), folders, strict=True)
@@ -55,7 +58,7 @@ def main(options: Options) -> None:
 
 
 def read_run(folder: Path) -> list[dict[str, float]]:
-    """The log of a run; in it, at the first line that is not before them, the error rates of its kept encoders."""
+    """The log of a run, with the error rates of its kept encoders in the first line at or after their step."""
     lines, rates = read_log(folder / "log.jsonl"), folder / "error_rates.json"
     for step, values in (read_json(rates) if rates.exists() else {}).items():
         later = [line for line in lines if line["step"] >= int(step)]
@@ -65,17 +68,17 @@ def read_run(folder: Path) -> list[dict[str, float]]:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a log.jsonl; a last one that a running training has not ended yet is left out.
+    """The lines of a log.jsonl; an incomplete last line of a running training is left out.
 
-    Raises UserError when there is no such file, or no line in it, or one is not of a training's log.
+    Raises UserError when the file is absent or empty, and when a line is not of a training's log.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     except OSError as error:
-        raise UserError(f"{path}: could not be read ({error.strerror}); train first, or give another run") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); train first, or give another run") from None
     lines = [_values(path, number, line) for number, line in enumerate(text, start=1) if line.endswith("\n")]
     if not lines:
-        raise UserError(f"{path}: nothing is logged yet; wait for the first line")
+        raise UserError(f"{path}: no line is logged yet; wait for the first one")
     return lines
 
 
@@ -85,41 +88,41 @@ def _values(path: Path, number: int, line: str) -> dict[str, float]:
     except json.JSONDecodeError:
         values = None
     if not (isinstance(values, dict) and {"step", "loss"} <= values.keys()):
-        raise UserError(f"{path}: line {number} is not one of a training's log; give the folder of a run")
+        raise UserError(f"{path}: line {number} is not from the log of a training; give the folder of a run")
     return values
 
 
 def thinned(lines: list[dict[str, float]], points: int) -> Curves:
-    """At most so many points for each value, with five digits: means over stretches of lines of nearly one length.
+    """At most `points` points per value, with five digits: means over runs of consecutive lines of nearly equal length.
 
-    The step is the last of each stretch, as a line itself stands for the steps before it.
+    The step is the last one of each run of lines, as a line itself is a mean over the steps before it.
     """
     names = dict.fromkeys(name for line in lines for name in line if name not in (*OF_THE_MACHINE, "step"))
-    stretches = np.array_split(np.arange(len(lines)), min(points, len(lines)))
-    curves: Curves = {"step": [lines[rows[-1]]["step"] for rows in stretches]}
+    parts = np.array_split(np.arange(len(lines)), min(points, len(lines)))
+    curves: Curves = {"step": [lines[rows[-1]]["step"] for rows in parts]}
     for name in names:
         values = np.array([line.get(name, math.nan) for line in lines], dtype=float)
-        # Lines without a value are left out of its mean; a NaN that was logged stays one.
-        there = np.array([name in line for line in lines])
-        means = [values[rows[there[rows]]].mean() if there[rows].any() else math.nan for rows in stretches]
+        # Lines without a value are left out of its mean; a logged NaN stays NaN.
+        present = np.array([name in line for line in lines])
+        means = [values[rows[present[rows]]].mean() if present[rows].any() else math.nan for rows in parts]
         curves[name] = [float(f"{mean:.5g}") if math.isfinite(mean) else None for mean in means]
     return curves
 
 
 def read_curves(path: Path) -> dict[str, Curves]:
-    """{run: curves}. Raises UserError when this script did not make the file."""
+    """{run: curves}. Raises UserError unless this script wrote the file."""
     try:
         runs = read_json(path)["runs"]
         whole = all({len(values) for values in one.values()} == {len(one["step"])} for one in runs.values())
     except (TypeError, KeyError, AttributeError):
         whole = False
     if not whole:
-        raise UserError(f"{path}: holds no learning curves; give a .json that plot_training.py made")
+        raise UserError(f"{path}: holds no learning curves; give a .json written by plot_training.py")
     return runs
 
 
 def write_curves(path: Path, runs: dict[str, Curves]) -> None:
-    """One curve a line, so that a kept file can be read, and compared with a later one."""
+    """One curve per line, so that files are readable and can be compared."""
     texts = [
         f"{json.dumps(run)}: {{\n"
         + ",\n".join(f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in curves.items())
@@ -130,13 +133,13 @@ def write_curves(path: Path, runs: dict[str, Curves]) -> None:
 
 
 def names_of(folders: list[Path]) -> list[str]:
-    """What to call the runs: the last parts of their paths, as many as it takes to tell them apart.
+    """Names of the runs: as many last parts of their paths as distinguish them.
 
-    Never whole paths, which would say where they lay on somebody's disk. Raises UserError for a run named twice.
+    Not whole paths, which would reveal folders of the user's machine. Raises UserError for a run named twice.
     """
     paths = [folder.resolve().parts for folder in folders]
     if len(set(paths)) < len(paths):
-        raise UserError("--runs: names a folder twice; give each once")
+        raise UserError("--runs names a folder twice; give each once")
     count = 1
     while len({parts[-count:] for parts in paths}) < len(paths):
         count += 1
@@ -144,7 +147,7 @@ def names_of(folders: list[Path]) -> list[str]:
 
 
 def plot(curves: dict[str, Curves], reference: dict[str, Curves], path: Path) -> None:
-    """Write a PNG with a picture for every value that the runs have, in the order of their logs."""
+    """Write a PNG with a panel for every value of the runs, in the order of their logs."""
     names = list(dict.fromkeys(name for run in curves.values() for name in run if name != "step"))
     columns = min(COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
@@ -155,7 +158,7 @@ def plot(curves: dict[str, Curves], reference: dict[str, Curves], path: Path) ->
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     for axes in grid.flat[max(0, len(names) - columns) : len(names)]:
-        axes.tick_params(labelbottom=True)  # in the last row but one too, where the last is not full
+        axes.tick_params(labelbottom=True)  # also in the last but one row if the last one is incomplete
     figure.supxlabel("step", fontsize="small")
     lines = {line.get_label(): line for axes in grid.flat for line in axes.lines}
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, fontsize="small")
@@ -164,7 +167,7 @@ def plot(curves: dict[str, Curves], reference: dict[str, Curves], path: Path) ->
 
 
 def draw(axes: Axes, name: str, curves: dict[str, Curves], reference: dict[str, Curves]) -> None:
-    """One value of all runs over the step, those for reference behind; drawn through where a run has no number."""
+    """One value of all runs over the steps, the reference behind; lines bridge missing numbers."""
     behind = [("reference", one, "0.7", 3.0) for one in reference.values()]
     own = [(label, one, f"C{at % 10}", 1.2) for at, (label, one) in enumerate(curves.items())]
     for label, one, colour, width in behind + own:

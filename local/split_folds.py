@@ -1,10 +1,10 @@
-r"""Make what a network is fine-tuned with, for each fold that is held out: the classes of the other speakers.
+r"""Prepare fine-tuning for each held-out fold: the class labels of all other speakers.
 
     python local/split_folds.py --table data/mini_emotion/all/emotions.tsv \
         --checkpoint exp/mini_dino/checkpoints/final.pt --out exp/mini_emotion/finetuned
 
-Writes <out>/<fold>/labels.tsv, in which no utterance of the held-out fold stands, nor of a development part; and
-<out>/network.yaml, the network of the checkpoint, as a training that starts from it has to have the same.
+Writes <out>/<fold>/labels.tsv, without the utterances of the held-out fold and of a development part, and
+<out>/network.yaml, the `network:` section of the checkpoint, which a training that starts from it must share.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from cslib.models.base import FineTunable
 @dataclass
 class Options:
     table: Path  # emotions.tsv of the set
-    checkpoint: Path  # final.pt of the network that is to be fine-tuned
-    out: Path  # gets network.yaml, and a folder for each fold
+    checkpoint: Path  # final.pt of the network to fine-tune
+    out: Path  # folder for network.yaml, with a folder per fold
 
 
 def main(options: Options) -> None:
@@ -42,17 +42,17 @@ def main(options: Options) -> None:
             np.searchsorted(table.classes(), table.labels[split.train]).tolist(),
         )
         print(
-            f"{path}: {len(split.train):,} utterances of {len(set(table.speakers[split.train])):,} speakers, "
-            f"{len(split.test):,} of {len(set(table.speakers[split.test])):,} others are held out"
+            f"{path}: {len(split.train):,} utterances of {len(set(table.speakers[split.train])):,} speakers; "
+            f"held out: {len(split.test):,} utterances of {len(set(table.speakers[split.test])):,} other speakers"
         )
 
 
 def network_of(path: Path) -> dict:
-    """The section `network` of a final.pt. Raises UserError where that network cannot be trained layer by layer."""
+    """The section `network` of a final.pt. Raises UserError unless its embedding layers can be trained first."""
     if not isinstance(checkpoints.load_encoder(path), FineTunable):
         raise UserError(
-            f"{path}: this network names no embedding layers, and fine-tuning begins with those; start "
-            "from a resnet or an ecapa (egs/voxceleb/run.sh --method dino), or leave fine-tuning out"
+            f"{path}: this network names no embedding layers, with which fine-tuning begins; start from a resnet or an "
+            "ecapa (egs/voxceleb/run.sh --method dino), or skip fine-tuning"
         )
     return checkpoints.load(path)["config"]["network"]
 

@@ -59,7 +59,7 @@ def test_average_linkage_of_cells_counts_every_utterance_in_them():
 
 
 @pytest.mark.parametrize("copies", [2, 10])
-def test_average_linkage_ends_where_all_likenesses_are_equal(copies):
+def test_average_linkage_ends_where_all_similarities_are_equal(copies):
     vectors = np.repeat(random_vectors(20), copies, axis=0)
     merges, similarities = average_linkage(vectors, np.ones(len(vectors)))
     tree = Tree(np.arange(len(vectors)), len(vectors), merges, similarities)
@@ -151,14 +151,14 @@ def test_labels_are_numbered_by_falling_size():
 @pytest.mark.parametrize(
     "config, message",
     [
-        ({"clusters": 1000}, "ask for fewer"),
-        ({"choose": "guess"}, "--choose guess"),
-        ({"candidates": [5, 1000]}, "--candidates"),
-        ({"clusters": 70, "min_size": 200}, "--min-size"),
-        ({"clusters": 70, "min_posterior": 2.0}, "--min-posterior"),
+        ({"clusters": 1000}, "lower clusters or raise centroids"),
+        ({"choose": "guess"}, "choose is guess; it must be one of"),
+        ({"candidates": [5, 1000]}, "candidates is"),
+        ({"clusters": 70, "min_size": 200}, "lower min_size"),
+        ({"clusters": 70, "min_posterior": 2.0}, "or min_posterior"),
     ],
 )
-def test_impossible_wishes_are_refused(config, message):
+def test_impossible_options_are_refused(config, message):
     with pytest.raises(UserError, match=message):
         cluster(speakers()[0], ClusterConfig(**config))
 
@@ -174,8 +174,8 @@ def test_purity_is_the_share_of_the_most_frequent_speaker():
     assert scores["purity"] == pytest.approx(5 / 6)
 
 
-def test_two_kinds_of_voices_are_not_taken_for_two_speakers():
-    """The sexes are the clearest clusters of all; a choice without labels must look below them."""
+def test_female_and_male_voices_are_not_taken_for_two_speakers():
+    """The sexes form the clearest clusters; a choice without labels must look at finer ones."""
     rng = np.random.default_rng(0)
     sex = np.repeat(np.eye(2, 32), 60, axis=0) * 3
     speakers = np.repeat(rng.standard_normal((40, 32)) * 0.3, 3, axis=0)
@@ -183,7 +183,7 @@ def test_two_kinds_of_voices_are_not_taken_for_two_speakers():
     assert result.chosen >= 11
 
 
-def test_where_the_last_candidate_is_best_more_clusters_are_weighed():
+def test_where_the_last_candidate_is_best_larger_ones_follow():
     """Two utterances of each of 60 speakers: candidates end at half of the cells, which is fewer."""
     rng = np.random.default_rng(0)
     speakers = np.repeat(rng.standard_normal((60, 32)), 2, axis=0)

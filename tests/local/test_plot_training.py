@@ -47,7 +47,7 @@ def draw(tmp_path, *runs, more=()):
     return json.loads(out.with_name("tiny.v2.json").read_text())["runs"]
 
 
-def test_the_loss_its_parts_and_signs_of_health_are_kept_and_the_machines_pace_is_not(tmp_path, capsys):
+def test_the_loss_its_parts_and_diagnostics_are_kept_and_the_speed_of_the_machine_is_not(tmp_path, capsys):
     runs = draw(tmp_path, write_log(tmp_path / "exp/one", live_prototypes=0.25), write_log(tmp_path / "exp/two", 5))
     assert list(runs) == ["one", "two"]
     assert list(runs["one"]) == ["step", "loss", "distillation", "teacher_entropy", "live_prototypes", "learning_rate"]
@@ -127,5 +127,5 @@ def test_what_is_no_reference_is_refused(tmp_path, text):
 
 
 def test_no_points_are_refused(tmp_path):
-    with pytest.raises(UserError, match="--points 0: give 1 or more"):
+    with pytest.raises(UserError, match="--points is 0; it must be at least 1"):
         draw(tmp_path, write_log(tmp_path / "exp/one"), more=["--points", "0"])
