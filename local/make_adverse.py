@@ -1,12 +1,12 @@
-"""Make the adverse copy of a test set: all recordings in rooms and in noise, half with another talker.
+"""Make the adverse copy of a test set: reverberant and noisy recordings, half of them with an interfering speaker.
 
     python local/make_adverse.py --test data/mini/test --noise data/mini/noise_test \\
         --out data/mini/test_adverse
 
-The recordings of one session share a channel, which gives the speaker away for the wrong reason. Here a room
-and a noise are drawn for every recording anew, and with probability 0.5 an interfering talker: another
-speaker of the test set, in a room too. Ids and trials stay: trials/adverse.txt is the clean list.
-conditions.tsv says what was done to whom. All follows from the seed and the recording's place in its set.
+The recordings of a session share a channel, which makes target trials easy for the wrong reason. Here every recording
+gets its own RIR and noise and, with probability 0.5, an interfering speaker: another speaker of the test set, also
+reverberant. Ids and trials stay the same; trials/adverse.txt is a copy of the clean list. conditions.tsv lists what was
+done to each recording. Everything follows from the seed and the recording's place in its set.
 """
 
 from __future__ import annotations
@@ -30,34 +30,44 @@ from cslib.files import progress, read_json, write_json, write_lines, writing
 from cslib.parallel import in_order
 
 INTERFERER_P = 0.5
-SIR = (5.0, 15.0)  # dB, reverberant talker to reverberant interferer
-SNR = (0.0, 15.0)  # dB, reverberant talker to noise
-PEAK = 0.98  # of full scale; what is louder is scaled down as a whole, so that nothing clips
+SIR = (5.0, 15.0)  # dB, reverberant speech to reverberant interferer
+SNR = (0.0, 15.0)  # dB, reverberant speech to noise
+PEAK = 0.98  # of full scale; louder recordings are scaled down, so that nothing clips
 
 
 @dataclass
 class Options:
-    test: Path  # data/<corpus>/test, with speakers.tsv (an interferer has to be another person)
-    noise: Path  # data/<corpus>/noise_test: nothing of it is in the training noise
-    out: Path  # data/<corpus>/test_adverse
-    trials: str = "clean"  # name of the list in <test>/trials that becomes adverse.txt
-    only_trials: bool = False  # make only the recordings that the list names, not the whole test set
+    test: Path  # data/<corpus>/test, with speakers.tsv, since an interferer must be another speaker
+    noise: Path  # data/<corpus>/noise_test, which shares nothing with the training noise
+    out: Path  # data/<corpus>/test_adverse, the new set
+    trials: str = "clean"  # name of the list in <test>/trials that is copied to adverse.txt
+    only_trials: bool = False  # make only the recordings in the list, not the whole test set
     seed: int = 0  # of RIRs, noises and interferers
-    nj: int = 2  # processes; the result does not depend on it
+    nj: int = 2  # number of processes; the result does not depend on it
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to one recording. Recordings are rows of the test set, RIRs are rows of their bank."""
+    """What is done to one recording.
+
+    row             of the recording in the test set
+    rir             row in the bank of RIRs
+    kind            of noise
+    snr             dB, speech to noise
+    interferer      row of the interfering recording in the test set; None without interferer
+    interferer_rir  row in the bank of RIRs
+    sir             dB, speech to interferer
+    crops           seed of where noise and interferer are cut
+    """
 
     row: int
     rir: int
-    kind: str  # of noise
-    snr: float  # dB
+    kind: str
+    snr: float
     interferer: int | None
     interferer_rir: int
-    sir: float  # dB
-    crops: int  # seed of where noise and interferer are cut
+    sir: float
+    crops: int
 
 
 def main(options: Options) -> None:
@@ -73,14 +83,14 @@ def main(options: Options) -> None:
     write = partial(write_recording, options.out.absolute() / "audio", options.test, options.noise)
     paths = list(progress(in_order(write, conditions, options.nj), "adverse recordings", total=len(rows)))
     write_lists(options, utterances, people, conditions, paths, trials)
-    talkers = sum(condition.interferer is not None for condition in conditions)
-    print(f"{options.out}: {len(paths):,} recordings, {talkers:,} of them with another talker")
+    disturbed = sum(condition.interferer is not None for condition in conditions)
+    print(f"{options.out}: {len(paths):,} recordings, {disturbed:,} of them with an interfering speaker")
 
 
 def _is_made(options: Options) -> bool:
-    """Whether all is there; else note what is about to be made.
+    """Whether the set is complete. If not, record what it is about to be made from.
 
-    Raises UserError when the folder holds recordings that were made otherwise.
+    Raises UserError when the folder holds recordings made with other options or from other data.
     """
     settings = {name: str(value) for name, value in asdict(options).items() if name not in ("out", "nj")}
     sources = [options.test / "recordings.jsonl.gz", options.test / "trials" / f"{options.trials}.txt"]
@@ -97,18 +107,18 @@ def _is_made(options: Options) -> bool:
 def _open_banks(folder: Path) -> Banks:
     banks = open_banks(folder)
     if banks.rirs is None or not banks.noise:
-        raise UserError(f"{folder}: lacks RIRs or noise, and the adverse test needs both; make them first")
+        raise UserError(f"{folder}: lacks RIRs or noise, and the adverse test set needs both; prepare them")
     return banks
 
 
 def read_people(folder: Path, ids: list[str]) -> dict[str, list[str]]:
-    """The columns of speakers.tsv (speaker, and sex and session if it has them), in the order of `ids`.
+    """The columns of speakers.tsv (speaker, and sex and session if present), in the order of `ids`.
 
-    Raises UserError when it is absent, lacks an utterance or knows one speaker only.
+    Raises UserError when the file is absent, lacks an utterance or has one speaker only.
     """
     path = folder / "speakers.tsv"
     if not path.exists():
-        raise UserError(f"{path}: there is no such file, and interferers have to be other speakers")
+        raise UserError(f"{path}: there is no such file, but interferers must be other speakers; give a set with it")
     header, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
     row_of = {row[0]: row for row in rows}
     missing = [name for name in ids if name not in row_of]
@@ -116,12 +126,12 @@ def read_people(folder: Path, ids: list[str]) -> dict[str, list[str]]:
         raise UserError(f"{path}: lacks {len(missing):,} utterances ({missing[0]}); prepare the set again")
     people = {column: [row_of[name][i] for name in ids] for i, column in enumerate(header)}
     if len(set(people["speaker"])) < 2:
-        raise UserError(f"{path}: has one speaker only, and interferers have to be other speakers")
+        raise UserError(f"{path}: has one speaker only, but interferers must be other speakers; add speakers")
     return people
 
 
 def draw_condition(seed: int, row: int, speakers: list[str], banks: Banks) -> Condition:
-    """A pure function of seed and row, given the set and the banks."""
+    """Draw the condition of one recording; it depends on the seed and the row only, given the set and the banks."""
     rng = np.random.default_rng([seed, row])
     rir, interferer_rir = (int(number) for number in rng.integers(len(banks.rirs), size=2))
     other = int(rng.integers(len(speakers)))
@@ -140,9 +150,9 @@ def draw_condition(seed: int, row: int, speakers: list[str], banks: Banks) -> Co
 
 
 def degrade(condition: Condition, utterances: Utterances, banks: Banks) -> tuple[np.ndarray, np.ndarray]:
-    """The adverse recording int16 [n], and its parts float32 [2 or 3, n]: talker, noise, interferer.
+    """The adverse recording, int16 [n], and its parts, float32 [2 or 3, n]: speech, noise, interferer.
 
-    SNR and SIR are both relative to the talker as heard in the room, over the whole recording.
+    SNR and SIR are relative to the reverberant speech, over the whole recording.
     """
     rng = np.random.default_rng(condition.crops)
     speech = utterances.read(condition.row)
@@ -167,7 +177,7 @@ def _as_float(samples: np.ndarray) -> torch.Tensor:
 
 
 def _excerpt(rng: np.random.Generator, utterances: Utterances, row: int, frames: int) -> np.ndarray:
-    """int16 [frames]: a random stretch of an utterance, or all of a short one somewhere within silence."""
+    """A random part of an utterance, int16 [frames]; a shorter one is placed at random within silence."""
     spare = int(utterances.num_samples[row]) - frames
     if spare >= 0:
         return utterances.read(row, int(rng.integers(spare + 1)), frames)
@@ -188,7 +198,7 @@ def write_recording(audio: Path, test: Path, noise: Path, condition: Condition) 
 
 @cache
 def _open_once(test: Path, noise: Path) -> tuple[Utterances, Banks]:
-    torch.set_num_threads(1)  # there are as many processes as cores already
+    torch.set_num_threads(1)  # there may be as many processes as cores
     return Utterances.open(test), open_banks(noise)
 
 
@@ -200,7 +210,7 @@ def write_lists(
     paths: list[Path],
     trials: Trials,
 ) -> None:
-    """Manifests, speakers.tsv, conditions.tsv, and last trials/adverse.txt: then the set is finished."""
+    """Write manifests, speakers.tsv, conditions.tsv and, last, trials/adverse.txt, which marks the set as complete."""
     columns = [name for name in ("speaker", "sex", "session") if name in people]
     entries, table = [], ["utterance\trir\tsnr\tkind\tinterferer\tsir"]
     for condition, path in zip(conditions, paths, strict=True):

@@ -1,11 +1,11 @@
-"""Pack a set into shards: a few large tar files in place of a million small files, in lhotse's Shar format.
+"""Pack a set into shards: a few large tar files instead of a million small files, in lhotse's Shar format.
 
     python local/pack_shards.py --data data/voxceleb/train
     python local/pack_shards.py --data data/voxceleb/train --part 3/40     # the third of forty machines
 
-Makes data/<set>/shards/recording.000000.tar with cuts.000000.jsonl.gz beside it, and so on. flac files are
-packed as they are, wav files as FLAC without loss. Until the last shard of the last part is there the folder
-is called shards.partial; shards/ is always whole. A killed run goes on where it was.
+Makes data/<set>/shards/recording.000000.tar with cuts.000000.jsonl.gz beside it, and so on. flac files are packed
+unchanged, wav files as lossless FLAC. The folder is called shards.partial until the last shard of the last part is
+there, so shards/ is always complete. A killed run continues where it was.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Item = dict[str, Any]
 @dataclass
 class Options:
     data: Path  # data/<set>
-    shard_size: int = 1000  # utterances a shard
+    shard_size: int = 1000  # utterances per shard
     part: Part = Part("1/1")  # "3/40": the third of forty equal shares of the shards
-    nj: int = os.cpu_count() or 1  # processes
+    nj: int = os.cpu_count() or 1  # number of processes
 
 
 def main(options: Options) -> None:
     if options.shard_size < 1:
-        raise UserError(f"--shard-size {options.shard_size}: a shard holds one utterance or more")
+        raise UserError(f"--shard-size is {options.shard_size}; it must be at least 1")
     plan = make_plan(options.data / "cuts.jsonl.gz", options.shard_size)
     whole, folder = options.data / "shards", options.data / "shards.partial"
     if _planned(options.data, plan) and whole.exists():
@@ -59,7 +59,7 @@ def main(options: Options) -> None:
 
 
 def make_plan(cuts: Path, shard_size: int) -> dict[str, Any]:
-    """What is packed: every part must mean the same lists, cut up alike."""
+    """What is packed, and how: it must be the same for every part."""
     utterances = sum(1 for _ in read_manifest(cuts))
     digest = hashlib.sha256(cuts.read_bytes()).hexdigest()
     return {
@@ -71,7 +71,7 @@ def make_plan(cuts: Path, shard_size: int) -> dict[str, Any]:
 
 
 def _planned(data: Path, plan: dict[str, Any]) -> bool:
-    """Whether a packing of this very plan was begun. Raises UserError when another one lies in the way."""
+    """Whether packing to this plan has begun. Raises UserError when shards of another plan are there."""
     begun = [folder for folder in (data / "shards", data / "shards.partial") if folder.exists()]
     if not begun:
         return False
@@ -81,7 +81,7 @@ def _planned(data: Path, plan: dict[str, Any]) -> bool:
 
 
 def shards_of(cuts: Path, shard_size: int, share: range) -> Iterator[tuple[int, list[Item]]]:
-    """(number, cuts) of the shards in `share`."""
+    """Yield (number, cuts) of the shards in `share`."""
     items = read_manifest(cuts)
     for number in range(share.stop):
         shard = list(islice(items, shard_size))
@@ -90,7 +90,7 @@ def shards_of(cuts: Path, shard_size: int, share: range) -> Iterator[tuple[int, 
 
 
 def pack_shard(task: tuple[int, list[Item]], folder: Path) -> bool:
-    """Write one shard unless it is there; whether it was written. Raises UserError for audio that is gone."""
+    """Write one shard unless it exists; return whether it was written. Raises UserError for missing audio."""
     number, cuts = task
     lists = folder / f"cuts.{number:06d}.jsonl.gz"
     if lists.exists():  # written last
@@ -104,13 +104,13 @@ def pack_shard(task: tuple[int, list[Item]], folder: Path) -> bool:
 
 
 def finish(folder: Path, whole: Path, shards: int) -> str:
-    """Give the folder its name when all shards of all parts are in it; a sentence about it."""
+    """Rename the folder when all shards of all parts are in it; return a sentence about it."""
     missing = sum(not (folder / f"cuts.{number:06d}.jsonl.gz").exists() for number in range(shards))
     if missing and not whole.exists():
         return f"{folder}: {missing:,} of {shards:,} shards are still missing; run the other parts"
-    for leftover in folder.glob(".writing-*"):  # of killed runs; lhotse takes every file for a field
+    for leftover in folder.glob(".writing-*"):  # of killed runs; lhotse would take them for fields
         leftover.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):  # another part was last, too, and a moment earlier
+    with suppress(FileNotFoundError):  # another part ended at the same time
         folder.rename(whole)
     return f"{whole}: complete, {shards:,} shards"
 
@@ -125,7 +125,7 @@ def _flac_bytes(path: str) -> bytes:
             return Path(path).read_bytes()
         samples, _ = soundfile.read(path, dtype="int16")
     except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); prepare the data again (stage 1)") from None
+        raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from None
     packed = io.BytesIO()
     soundfile.write(packed, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return packed.getvalue()

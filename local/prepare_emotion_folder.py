@@ -1,14 +1,14 @@
-"""Make data/folder_emotion/all from labelled recordings of your own: a folder for each class, or a table.
+"""Make data/folder_emotion/all from your own labelled recordings: a folder for each class, or a table.
 
     python local/prepare_emotion_folder.py --class-dir recordings --data data/folder_emotion
     python local/prepare_emotion_folder.py --table recordings.tsv --data data/folder_emotion
 
-<class-dir>/<class>/<speaker>/... or, where speakers are not known, <class-dir>/<class>/recording.wav. A table has the
-columns path, label and speaker, with tabs between them and these names in its first line; paths are relative to its
-folder. Any format and rate that prepare_folder.py takes.
+Folders are <class-dir>/<class>/<speaker>/... or, when speakers are unknown, <class-dir>/<class>/recording.wav. A table
+has the tab-separated columns path, label and speaker, named in its first line; paths are relative to its folder.
+Formats and sampling rates are those of prepare_folder.py.
 
-Speakers are dealt into folds, so that none is in two. Where they are not known every recording counts as a speaker of
-its own: a voice may then be learnt from and tested on, and the figures are too good by as much as that helps.
+Speakers are divided into folds, each speaker in one. When speakers are unknown, every recording counts as a speaker: a
+voice may then be in training and test, which makes results too good.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ COLUMNS = ("path", "label", "speaker")
 
 @dataclass
 class Options:
-    class_dir: Path | None = None  # one folder for each class, in it one for each speaker or none
+    class_dir: Path | None = None  # one folder for each class, with or without a folder for each speaker in it
     table: Path | None = None  # table with the columns path, label and speaker
     data: Path = Path("data/folder_emotion")  # makes all/ in it
-    folds: int = 5  # fewer where there are fewer speakers
-    nj: int = os.cpu_count() or 1  # processes
-    min_seconds: float = 0.3  # shorter recordings are left out
+    folds: int = 5  # number of folds; fewer when there are fewer speakers
+    nj: int = os.cpu_count() or 1  # number of processes
+    min_seconds: float = 0.3  # shorter recordings are left out, in seconds
 
 
 class Found(NamedTuple):
-    """A recording: where it is, below which folder its id is taken from, and what is known of it."""
+    """A recording: its path relative to `folder`, which its id is made from, its class and its speaker."""
 
     path: str
     folder: Path
@@ -65,7 +65,10 @@ def main(options: Options) -> None:
 
 
 def from_folders(corpus: Path, folder: Path) -> list[Found]:
-    """The recordings in the folders of the classes, sorted. Raises UserError when speakers are known of some only."""
+    """The recordings in the folders of the classes, sorted.
+
+    Raises UserError when there is none, when only some have a speaker, and when `folder` overlaps with the corpus.
+    """
     if not corpus.is_dir():
         raise UserError(f"{corpus}: there is no such folder")
     refuse_overlap(folder.resolve(), corpus.resolve())
@@ -78,14 +81,14 @@ def from_folders(corpus: Path, folder: Path) -> list[Found]:
     loose = [path for path in everything if "/" not in path]
     if loose:
         warn(
-            f"left out, as they lie in no folder named after a class: {len(loose):,} recordings of {corpus} (first: "
-            f"{loose[0]})"
+            f"{len(loose):,} recordings of {corpus} are in no folder named after a class and are left out; the first "
+            f"is {loose[0]}"
         )
     known = [path.count("/") > 1 for path in paths]
     if any(known) and not all(known):
         raise UserError(
-            f"{corpus / paths[known.index(False)]}: lies in no speaker's folder, and others do; have such "
-            "a folder for all recordings, or for none"
+            f"{corpus / paths[known.index(False)]}: is in no speaker's folder, but others are; put "
+            "all recordings into such folders, or none"
         )
     return [
         Found(path, corpus.absolute(), path.split("/")[0], path.split("/")[1] if all(known) else None) for path in paths
@@ -95,14 +98,14 @@ def from_folders(corpus: Path, folder: Path) -> list[Found]:
 def from_table(table: Path, folder: Path) -> list[Found]:
     """The recordings of the table, sorted.
 
-    Raises UserError when it is malformed, or names a file that is not there or lies in `folder`, which is made anew.
+    Raises UserError when it is malformed, or names a file that does not exist or lies in `folder`, the new set.
     """
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             if not set(COLUMNS) <= set(lines.fieldnames or []):
                 raise UserError(
-                    f"{table}: its first line has to name the columns path, label and speaker, with tabs between them"
+                    f"{table}: its first line must name the columns path, label and speaker, separated by tabs"
                 )
             rows = {}
             for line in lines:
@@ -116,27 +119,28 @@ def from_table(table: Path, folder: Path) -> list[Found]:
                 if folder.resolve() in Path(path).resolve().parents:
                     raise UserError(
                         f"{table}: line {lines.line_num} names {cells[0]}, which lies in {folder}, where "
-                        "the set is made; move it away, or choose another --data"
+                        "the set is made; move it, or choose another --data"
                     )
                 rows[path] = cells[1:]
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{table}: could not be read; give a text file in UTF-8") from None
     if not rows:
-        raise UserError(f"{table}: names no recording")
+        raise UserError(f"{table}: lists no recording")
     above = Path(os.path.commonpath([os.path.dirname(path) for path in rows]))
     return [Found(os.path.relpath(path, above), above, *rows[path]) for path in sorted(rows)]
 
 
 def with_folds(found: list[Found], folds: int) -> list[Recording]:
+    """The recordings with ids, speakers and folds; fewer folds when there are fewer speakers."""
     ids = unique_ids([one.path for one in found])
     speakers = [one.speaker or name for name, one in zip(ids, found, strict=True)]
     count = min(folds, len(set(speakers)))
     if 1 < count < folds:
-        print(f"{count} speakers, so there are {count} folds")
+        print(f"there are {count} folds, as many as speakers")
     if found[0].speaker is None:
         warn(
-            "speakers are not known: each recording counts as one, and figures may be too good; put the recordings of "
-            "each into a folder of its own, <class>/<speaker>"
+            "speakers are unknown, so each recording counts as one and results may be too good; put the recordings of "
+            "each speaker into a folder <class>/<speaker>"
         )
     fold_of = assign_folds(speakers, count)
     return [

@@ -1,12 +1,11 @@
-"""Make data/<corpus>/{train,test} from folders of recordings: any tree to learn from, one folder a speaker
-to test on.
+"""Make data/<corpus>/{train,test} from folders of recordings: any tree for training, a folder per speaker for the test.
 
     python local/prepare_folder.py --train-dir speech/unlabelled --test-dir speech/test --data data/folder
 
-wav, flac, ogg and mp3 (and, through ffmpeg, m4a) of any sampling rate and number of channels are taken. What
-is not 16 kHz mono wav or flac is converted once, into data/<corpus>/<set>/audio/; the source stays.
-Recordings that are unreadable, empty, silent or too short are left out and listed in rejected.tsv; more than
-5 % unreadable is an error. No label is read from the training folder. The test folder gives speakers.tsv, and
+Recordings may be wav, flac, ogg or mp3 files (or m4a, with ffmpeg) of any sampling rate and number of channels. What is
+not a 16 kHz mono wav or flac file is converted once, into data/<corpus>/<set>/audio/; the source is left as it is.
+Recordings that are unreadable, empty, silent or too short are left out and listed in rejected.tsv; more than 5 %
+unreadable ones are an error. No label is read from the training folder. The test folder gives speakers.tsv, and
 trials/clean.txt with all pairs.
 """
 
@@ -29,18 +28,18 @@ MAX_TRIALS = 500_000
 
 @dataclass
 class Options:
-    train_dir: Path | None = None  # recordings to learn from, in any tree; nothing but the sound is used
-    test_dir: Path | None = None  # one folder per speaker, recordings anywhere below it
+    train_dir: Path | None = None  # training recordings, in any tree; only their audio is used
+    test_dir: Path | None = None  # test recordings, one folder per speaker, with recordings anywhere below it
     data: Path = Path("data/folder")  # makes train/ and test/ in it
-    nj: int = os.cpu_count() or 1  # processes
-    seed: int = 1  # of the choice among more than 500,000 trials
-    min_seconds: float = 1.0  # shorter recordings are left out
-    silence_peak: float = 0.001  # left out when no sample is further from zero (full scale is 1)
+    nj: int = os.cpu_count() or 1  # number of processes
+    seed: int = 1  # of the choice of trials, when there are more than 500,000
+    min_seconds: float = 1.0  # shorter recordings are left out, in seconds
+    silence_peak: float = 0.001  # recordings whose largest magnitude is below it are left out; full scale is 1
 
 
 def main(options: Options) -> None:
     if options.train_dir is None and options.test_dir is None:
-        raise UserError("give --train-dir (to learn from), --test-dir (one folder per speaker), or both")
+        raise UserError("give --train-dir (for training), --test-dir (one folder per speaker), or both")
     for folder in filter(None, (options.train_dir, options.test_dir)):
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder")
@@ -82,13 +81,13 @@ def _prepare(folder: Path, corpus: Path, options: Options, by_speaker: bool) -> 
 
 
 def list_sources(corpus: Path, paths: list[str], audio: Path, by_speaker: bool) -> list[Source]:
-    """The recordings `paths` below `corpus` (sorted), in the order of their ids.
+    """The recordings at the sorted `paths` below `corpus`, in the order of their ids.
 
-    With `by_speaker` the first folder is the speaker.
+    by_speaker  the first folder of a path is the speaker
     """
     sources = []
     for name, path in zip(unique_ids(paths), paths, strict=True):
-        # Named by the whole file name: a.mp3 and a.wav in one folder are two recordings.
+        # The suffix stays in the name, since a.mp3 and a.wav in one folder are two recordings.
         target = str(audio / f"{path}.flac")
         speaker = path.partition("/")[0] if by_speaker else None
         sources.append(Source(name, str(corpus / path), target, speaker))
@@ -96,11 +95,11 @@ def list_sources(corpus: Path, paths: list[str], audio: Path, by_speaker: bool) 
 
 
 def write_all_pairs(folder: Path, rng: np.random.Generator, limit: int = MAX_TRIALS) -> str:
-    """Write trials/clean.txt of a set with speakers: every pair of two utterances once, the earlier id first.
+    """Write trials/clean.txt of a set with speakers: every pair of utterances once, the smaller id first.
 
-    Above `limit` pairs, all targets (a random `limit` of them if even they are more) and random nontargets to
-    fill up the limit, at least half of it. Returns a sentence with the counts.
-    Raises UserError when there is no target or no nontarget.
+    When there are more than `limit` pairs: all targets (`limit` random ones if there are more), and random non-targets
+    to fill up the limit, at least half of it. Returns a sentence with the counts.
+    Raises UserError when there is no target or no non-target.
     """
     with open(folder / "speakers.tsv", encoding="utf-8") as lines:
         ids, speakers = zip(*(line.rstrip("\n").split("\t")[:2] for line in list(lines)[1:]), strict=True)
@@ -120,14 +119,14 @@ def write_all_pairs(folder: Path, rng: np.random.Generator, limit: int = MAX_TRI
 
 
 def choose_pairs(speakers: np.ndarray, rng: np.random.Generator, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Target and nontarget pairs, each int64 [n, 2] with the smaller index first: all, or a choice as above.
+    """Target and non-target pairs, each int64 [n, 2] with the smaller index first, as `write_all_pairs` describes.
 
-    speakers  int [n], any order
-    Pairs are numbered and decoded from their numbers, so that only those that are wanted ever exist.
+    speakers  int [n], in any order
+    Pairs are chosen by number and decoded, so only the chosen ones are held in memory.
     """
     by_speaker = np.argsort(speakers, kind="stable")
     position, count = np.arange(len(speakers)), np.bincount(speakers)
-    # In this order, the same speaker's later utterances follow each position up to `end`; then come others.
+    # In this order, later utterances of the same speaker follow each position up to `end`, and other speakers after.
     end = np.cumsum(count)[speakers[by_speaker]]
     num_targets, num_nontargets = int((end - position - 1).sum()), int((len(speakers) - end).sum())
     if num_targets + num_nontargets > limit:
@@ -142,14 +141,14 @@ def choose_pairs(speakers: np.ndarray, rng: np.random.Generator, limit: int) -> 
 
 
 def _decode(numbers: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Pair number k, counting the partners [first, end) of position 0, then of position 1, ...: [n, 2]."""
+    """Pairs by their numbers, [n, 2]: the partners [first, end) of position 0 count first, then those of 1, ..."""
     before = np.concatenate([[0], np.cumsum(end - first)])
     left = np.searchsorted(before, numbers, side="right") - 1
     return np.stack([left, first[left] + numbers - before[left]], axis=1)
 
 
 def _some(population: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` different numbers below `population`, sorted, without making the population."""
+    """`count` distinct numbers below `population`, sorted, without holding the population."""
     if count == population:
         return np.arange(population)
     if 2 * count > population:

@@ -1,14 +1,13 @@
-"""Make the mini corpus: synthetic speech of many voices, recorded over many channels, in about a minute.
+"""Synthesise the mini corpus: speech of many voices, recorded over many channels, in about a minute.
 
     python local/prepare_mini.py --out data/mini --nj 2
 
-100 training and 20 unseen test speakers, both sexes, eight accents of English. Every session of a speaker has
-its own microphone, room, noise floor and level. Names of recordings are numbers drawn at random, so that
-neither name nor order tells the speaker: only speakers.tsv does. The same seed gives the same bytes, whatever
---nj.
+It has 100 training speakers and 20 unseen test speakers, of both sexes, with eight accents of English. Every session of
+a speaker has its own microphone, room, noise floor and level. Recordings have random numbers as names, so only
+speakers.tsv says who speaks. The same seed gives the same bytes, whatever --nj.
 
-Test trials: targets are all pairs of one speaker across sessions; of the non-targets, two thirds are between
-speakers of one sex and one third between a woman and a man.
+Target trials are all pairs of one speaker across sessions. Of the non-target trials, two thirds are between speakers of
+one sex and one third between a woman and a man.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from cslib.data.trials import write_trials
 from cslib.files import progress, read_json, write_json
 from cslib.parallel import in_fresh_processes
 
-SAME_SEX_SHARE = 2 / 3  # of the non-target trials: women against men would be too easy
+SAME_SEX_SHARE = 2 / 3  # of the non-target trials; trials between a woman and a man are easy
 
 
 @dataclass
 class Options:
-    out: Path = Path("data/mini")  # gets train/ and test/
-    seed: int = 0  # another seed: other speakers, channels and texts
-    nj: int = 2  # processes; the result does not depend on it
-    train_speakers: int = 100  # half of them women
-    train_sessions: int = 2  # recording channels per training speaker
-    train_utterances: int = 5  # per session
-    test_speakers: int = 20  # none of them in the training set
-    test_sessions: int = 3  # at least 2: target trials are across sessions only
-    test_utterances: int = 4  # per session
-    nontargets_per_target: int = 10  # two thirds of them between speakers of one sex
+    out: Path = Path("data/mini")  # makes train/ and test/ in it
+    seed: int = 0  # of speakers, channels and sentences
+    nj: int = 2  # number of processes; the result does not depend on it
+    train_speakers: int = 100  # training speakers, half of them women
+    train_sessions: int = 2  # sessions per training speaker, each with its own recording channel
+    train_utterances: int = 5  # utterances per training session
+    test_speakers: int = 20  # test speakers, none of them in the training set
+    test_sessions: int = 3  # sessions per test speaker; at least 2, since target trials are across sessions
+    test_utterances: int = 4  # utterances per test session
+    nontargets_per_target: int = 10  # non-target trials per target trial
 
 
 def main(options: Options) -> None:
@@ -75,11 +74,12 @@ def _check(options: Options) -> None:
     for name, value in asdict(options).items():
         lowest = {"out": None, "seed": 0, "test_sessions": 2, "test_speakers": 2}.get(name, 1)
         if lowest is not None and value < lowest:
-            raise UserError(f"{name}: {value} is too small; give {lowest} or more")
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option} is {value}; it must be at least {lowest}")
 
 
 def _make_set(options: Options, name: str, number: int) -> list[Entry]:
-    """All utterances of one set, sorted by id."""
+    """Synthesise all utterances of one set; they are sorted by id."""
     sizes = [getattr(options, f"{name}_{what}") for what in ("speakers", "sessions", "utterances")]
     order = np.random.default_rng([options.seed, number]).permutation(np.prod(sizes))
     ids = np.array([f"{name}-{n:06d}" for n in order]).reshape(sizes).tolist()
@@ -93,14 +93,14 @@ def _make_set(options: Options, name: str, number: int) -> list[Entry]:
 
 
 def make_speaker(speaker: Speaker) -> list[Entry]:
-    """Write all recordings of one speaker; the same bytes whenever it is called in a fresh process."""
+    """Write all recordings of one speaker; always the same bytes in a fresh process."""
     rng = np.random.default_rng(speaker.seed)
     entries = []
     with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
         synthesiser = Synthesiser({"speaker": draw_voice(rng, speaker.sex)}, Path(folder))
         for number, ids in enumerate(speaker.sessions, start=1):
             channel = draw_channel(rng)
-            rate, pitch = rng.uniform(0.93, 1.07), rng.uniform(44, 56)  # the mood of the day
+            rate, pitch = rng.uniform(0.93, 1.07), rng.uniform(44, 56)  # of the day
             for name in ids:
                 speech = channel.record(rng, _speak(rng, synthesiser, rate, pitch))
                 path = write_speech(speaker.audio / f"{name}.flac", speech)
@@ -110,7 +110,7 @@ def make_speaker(speaker: Speaker) -> list[Entry]:
 
 
 def _speak(rng: np.random.Generator, synthesiser: Synthesiser, rate: float, pitch: float) -> np.ndarray:
-    """float [n] at 16 kHz: a sentence of 3 to 6 seconds, in a rate and pitch close to those given."""
+    """A sentence of 3 to 6 seconds, float [n] at 16 kHz, with a rate and a pitch close to those given."""
     rate, pitch = rate * rng.uniform(0.95, 1.05), int(np.clip(rng.normal(pitch, 3), 30, 70))
     return say_sentence(rng, synthesiser, rate, pitch)
 

@@ -1,14 +1,14 @@
-"""Make the mini emotion corpus: synthetic voices in four speaking styles, called after emotions, in a minute or so.
+"""Synthesise the mini emotion corpus: voices in four speaking styles, named after emotions, in about a minute.
 
     python local/prepare_mini_emotion.py --out data/mini_emotion --nj 2
 
-40 speakers, half of them women, none of them in another mini corpus of the same seed. Each has three recording channels
-and in each of them speaks once in each style, so that the channel tells nothing about the style. A style moves rate,
-pitch, range of the pitch and level; all four vary from one utterance to the next, and between neighbouring styles they
-overlap. The level of a recording varies more between channels than between styles. The speakers are dealt into five
-folds, on a second run with another number of them anew. The same seed gives the same bytes, whatever --nj.
+It has 40 speakers, half of them women, none of them in another mini corpus of the same seed. Each speaker speaks once
+in each style over each of three recording channels, so the channel does not reveal the style. A style changes speaking
+rate, pitch, pitch range and level; all four vary between utterances, and neighbouring styles overlap. The level varies
+more between channels than between styles. The speakers are divided into five folds; a later run with another --folds
+only divides them again. The same seed gives the same bytes, whatever --nj.
 
-It shows that everything works. Nobody has felt anything here: of emotions it says nothing.
+The corpus shows that the recipe works. Results on it say nothing about real emotions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cslib.config import UserError, run
+from cslib.config import require, run
 from cslib.corpora.class_preparation import TABLE, write_classes
 from cslib.corpora.synthesis.channels import draw_channel
 from cslib.corpora.synthesis.speakers import Speaker, say_sentence, write_speech
@@ -30,13 +30,16 @@ from cslib.data.manifests import SAMPLE_RATE, Entry, write_set
 from cslib.files import claim, progress
 from cslib.parallel import in_fresh_processes
 
-PART = 3  # of the seed: prepare_mini.py draws its speakers from parts 0 and 1
+PART = 3  # of the seed; prepare_mini.py draws its speakers from parts 0 and 1
 
 
 class Style(NamedTuple):
-    """Means over utterances; rate as a factor on the voice's own, pitch and range as espeak-ng has them (50: its own).
+    """Means over utterances.
 
-    level  dB against the other styles
+    rate         factor on the voice's own speaking rate
+    pitch        0..100; 50 is the voice's own
+    pitch_range  0..100; 50 is the voice's own
+    level        dB relative to the neutral style
     """
 
     rate: float
@@ -51,58 +54,63 @@ STYLES = {
     "neutral": Style(rate=1.00, pitch=48, pitch_range=45, level=0.0),
     "sad": Style(rate=0.80, pitch=38, pitch_range=15, level=-3.0),
 }
-SPREAD = Style(rate=0.08, pitch=6, pitch_range=12, level=1.5)  # standard deviations of an utterance
+DEVIATIONS = Style(rate=0.08, pitch=6, pitch_range=12, level=1.5)  # standard deviations over utterances
 
-QUIETER = 20.0  # dB less noise than in the mini corpus: who records emotions does so in a quiet room
+QUIETER = 20.0  # dB less noise than in the mini corpus, as in a recording studio
 
 
 @dataclass
 class Options:
-    out: Path = Path("data/mini_emotion")  # gets all/
-    seed: int = 0  # that of prepare_mini.py: another one means other speakers, channels and texts
-    nj: int = 2  # processes; the result does not depend on it
-    speakers: int = 40  # half of them women
-    sessions: int = 3  # recording channels of each; an utterance in every style through each of them
-    folds: int = 5  # of speakers
+    out: Path = Path("data/mini_emotion")  # makes all/ in it
+    seed: int = 0  # of speakers, channels and sentences
+    nj: int = 2  # number of processes; the result does not depend on it
+    speakers: int = 40  # number of speakers, half of them women
+    sessions: int = 3  # recording channels per speaker, with one utterance in each style
+    folds: int = 5  # number of folds that the speakers are divided into
 
 
 def main(options: Options) -> None:
-    if options.sessions < 1 or not 2 <= options.folds <= options.speakers:
-        raise UserError("sessions is at least 1, folds at least 2, and there are as many speakers as folds or more")
+    require(options.sessions >= 1, "--sessions", options.sessions, "at least 1")
+    require(
+        2 <= options.folds <= options.speakers,
+        "--folds",
+        options.folds,
+        f"at least 2 and at most --speakers ({options.speakers})",
+    )
     claim(
         options.out, {name: str(value) for name, value in asdict(options).items() if name not in ("out", "nj", "folds")}
     )
     folder = options.out / "all"
     if (folder / "cuts.jsonl.gz").exists() and (folder / TABLE).exists():
-        deal_anew(folder, options.folds)
+        divide_again(folder, options.folds)
         return
     entries, styles = speak_all(options, folder.absolute() / "audio")
-    table = dealt([(entry.id, styles[entry.id], entry.speaker) for entry in entries], options.folds)
+    table = divided([(entry.id, styles[entry.id], entry.speaker) for entry in entries], options.folds)
     write_set(folder, entries)
     minutes = sum(entry.num_samples for entry in entries) / SAMPLE_RATE / 60
     print(f"{folder}: {len(entries):,} utterances of {options.speakers} speakers, {minutes:.1f} min")
     write_classes(folder, table)
 
 
-def dealt(utterances: list[tuple[str, str, str]], folds: int) -> ClassTable:
-    """The table of (id, style, speaker), the speakers in so many folds."""
+def divided(utterances: list[tuple[str, str, str]], folds: int) -> ClassTable:
+    """The table of (id, style, speaker), with the speakers divided into folds."""
     fold_of = assign_folds([speaker for *_, speaker in utterances], folds)
     return ClassTable.of(Labelled(name, style, speaker, fold_of[speaker]) for name, style, speaker in utterances)
 
 
-def deal_anew(folder: Path, folds: int) -> None:
-    """The table of a finished set with so many folds; nothing is written when it has them."""
+def divide_again(folder: Path, folds: int) -> None:
+    """Divide the speakers of a finished set into `folds` folds; write its table unless it has them already."""
     old = ClassTable.read(folder / TABLE)
-    new = dealt(list(zip(old.utterances, old.labels, old.speakers, strict=True)), folds)
+    new = divided(list(zip(old.utterances, old.labels, old.speakers, strict=True)), folds)
     if np.array_equal(new.folds, old.folds):
         print(f"{folder}: made before, nothing to do")
     else:
-        print(f"{folder}: made before; the speakers are dealt into {folds} folds anew")
+        print(f"{folder}: made before; the speakers are divided into {folds} folds now")
         write_classes(folder, new)
 
 
 def speak_all(options: Options, audio: Path) -> tuple[list[Entry], dict[str, str]]:
-    """All utterances, sorted by id, and the style of each. Ids are numbers drawn at random, as in the mini corpus."""
+    """Synthesise all utterances: (entries sorted by id, style by id). Ids are random, as in the mini corpus."""
     shape = options.speakers, options.sessions, len(STYLES)
     order = np.random.default_rng([options.seed, PART]).permutation(np.prod(shape))
     ids = np.array([f"styled-{n:06d}" for n in order]).reshape(shape)
@@ -116,9 +124,9 @@ def speak_all(options: Options, audio: Path) -> tuple[list[Entry], dict[str, str
 
 
 def speak_in_styles(speaker: Speaker) -> list[Entry]:
-    """Write all utterances of one speaker; the same bytes whenever it is called in a fresh process.
+    """Write all utterances of one speaker; always the same bytes in a fresh process.
 
-    sessions  of the speaker: for each the ids of its utterances, in the order of STYLES
+    speaker  its sessions hold ids in the order of STYLES
     """
     rng = np.random.default_rng(speaker.seed)
     entries = []
@@ -127,8 +135,8 @@ def speak_in_styles(speaker: Speaker) -> list[Entry]:
         for number, ids in enumerate(speaker.sessions, start=1):
             channel = draw_channel(rng)
             for name, style in zip(ids, STYLES.values(), strict=True):
-                drawn = Style(*rng.normal(style, SPREAD))
-                # Who speaks up does so against the same noise.
+                drawn = Style(*rng.normal(style, DEVIATIONS))
+                # Louder speech does not make the noise louder.
                 heard = replace(
                     channel, level=channel.level + drawn.level, noise_level=channel.noise_level - QUIETER - drawn.level
                 )
@@ -140,7 +148,7 @@ def speak_in_styles(speaker: Speaker) -> list[Entry]:
 
 
 def _say(rng: np.random.Generator, synthesiser: Synthesiser, style: Style) -> np.ndarray:
-    """float [n] at 16 kHz: a sentence of 3 to 6 seconds in exactly this style, but for its level."""
+    """A sentence of 3 to 6 seconds in this style, whatever its level: float [n] at 16 kHz."""
     pitch, pitch_range = (int(np.clip(round(value), 5, 95)) for value in (style.pitch, style.pitch_range))
     return say_sentence(rng, synthesiser, style.rate, pitch, (pitch_range, pitch_range))
 

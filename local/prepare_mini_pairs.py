@@ -1,13 +1,13 @@
-"""Make pairs of the mini corpus: synthetic speech of its people, dry and clean, and mixed with synthetic noise.
+"""Synthesise pairs of the mini corpus: dry, clean speech of its speakers, and the same mixed with synthetic noise.
 
     python local/prepare_noise.py --out data/mini --synthetic
     python local/prepare_mini_pairs.py --noise data/mini/noise --noise-test data/mini/noise_test --out data/mini_pairs
 
-The people are those of prepare_mini.py with the same seed: its first training speakers to learn from, the ones after
-them to validate with, its test speakers to test on. They say other sentences, into no channel at all, as channels add
-noise and rooms and what is to be restored has to be clean. Training and validation are mixed at 0, 5, 10 and 15 dB,
-the test at 2.5, 7.5, 12.5 and 17.5 dB with noises that the training never heard. The same seed gives the same bytes,
-whatever --nj.
+The speakers are those of prepare_mini.py with the same seed: its first training speakers for training, the next ones
+for validation, its test speakers for the test. They say other sentences, and without a recording channel, since
+channels add noise and reverberation and the target of enhancement must be clean. Training and validation are mixed at
+0, 5, 10 and 15 dB; the test is mixed at 2.5, 7.5, 12.5 and 17.5 dB, with noises that training never uses. The same seed
+gives the same bytes, whatever --nj.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ PEAK = 0.95  # of full scale
 
 @dataclass
 class Options:
-    noise: Path = Path("data/mini/noise")  # of prepare_noise.py, for training and validation
-    noise_test: Path = Path("data/mini/noise_test")  # of prepare_noise.py, for the test
-    out: Path = Path("data/mini_pairs")  # gets train/, valid/ and test/, each with clean/ and noisy/
-    seed: int = 0  # that of prepare_mini.py: another one means other people
-    mix_train: bool = True  # false: training utterances stay clean, for a training that mixes every crop
-    nj: int = 2  # processes; the result does not depend on it
-    train_speakers: int = 90  # half of them women
-    train_utterances: int = 6  # per training speaker
-    valid_speakers: int = 10  # none of them in the training set
-    valid_utterances: int = 4  # per validation speaker
-    test_speakers: int = 20  # none of them in any training set of the mini corpus
-    test_utterances: int = 4  # per test speaker
+    noise: Path = Path("data/mini/noise")  # folder of noise from prepare_noise.py, for training and validation
+    noise_test: Path = Path("data/mini/noise_test")  # folder of noise from prepare_noise.py, for the test
+    out: Path = Path("data/mini_pairs")  # makes train/, valid/ and test/ in it, each with clean/ and noisy/
+    seed: int = 0  # that of prepare_mini.py; another seed gives other speakers
+    mix_train: bool = True  # false: training utterances stay clean, for training that mixes every crop
+    nj: int = 2  # number of processes; the result does not depend on it
+    train_speakers: int = 90  # training speakers, half of them women
+    train_utterances: int = 6  # utterances per training speaker
+    valid_speakers: int = 10  # validation speakers, none of them in the training set
+    valid_utterances: int = 4  # utterances per validation speaker
+    test_speakers: int = 20  # test speakers, none of them in any training set of the mini corpus
+    test_utterances: int = 4  # utterances per test speaker
 
 
 def main(options: Options) -> None:
@@ -69,15 +69,16 @@ def main(options: Options) -> None:
 def _check(options: Options) -> None:
     for name, value in asdict(options).items():
         if name.endswith(("_speakers", "_utterances")) and value < 1:
-            raise UserError(f"{name}: {value} is too small; give 1 or more")
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option} is {value}; it must be at least 1")
     if options.noise.resolve() == options.noise_test.resolve():
-        raise UserError(f"noise_test: {options.noise_test} is the training noise too; give noise that it does not hold")
+        raise UserError(f"--noise-test: {options.noise_test} is the training noise, too; give other noise")
     for folder in (options.noise, options.noise_test):
         open_banks(folder)
 
 
 def _speak_all(options: Options, name: str, number: int) -> list[Entry]:
-    """All clean utterances of one set, sorted by id. Ids are numbers drawn at random, as in the mini corpus."""
+    """Synthesise the clean utterances of one set; they are sorted by id, and ids are random as in the mini corpus."""
     speakers, utterances = getattr(options, f"{name}_speakers"), getattr(options, f"{name}_utterances")
     order = np.random.default_rng([options.seed, number, 2]).permutation(speakers * utterances)
     ids = np.array([f"{name}-{n:06d}" for n in order]).reshape(speakers, utterances).tolist()
@@ -93,8 +94,8 @@ def _speak_all(options: Options, name: str, number: int) -> list[Entry]:
 
 
 def speak_dry(speaker: Speaker) -> list[Entry]:
-    """Write all utterances of one speaker; the same bytes whenever it is called in a fresh process."""
-    voice = draw_voice(np.random.default_rng(speaker.seed), speaker.sex)  # the first thing prepare_mini.py draws too
+    """Write all utterances of one speaker; always the same bytes in a fresh process."""
+    voice = draw_voice(np.random.default_rng(speaker.seed), speaker.sex)  # prepare_mini.py draws it first, too
     rng = np.random.default_rng([*speaker.seed, 1])
     entries = []
     with tempfile.TemporaryDirectory(prefix="espeak-") as folder:

@@ -1,12 +1,12 @@
-"""Make the noise folders of a corpus: data/<corpus>/noise to train with, noise_test for the adverse test set.
+"""Make the noise folders of a corpus: data/<corpus>/noise for training, noise_test for the adverse test set.
 
     python local/prepare_noise.py --out data/mini --synthetic
     python local/prepare_noise.py --out data/folder --noise-dir noises --rir-dir rirs --synthetic
     python local/prepare_noise.py --out data/voxceleb --musan musan --rirs RIRS_NOISES --babble 1000
 
-Each holds banks of noise, music, babble and room impulse responses (RIRs). No recording is in both folders, so that
-a system is tested on noises and rooms that it never heard. Files may have any sampling rate and any number of
-channels. Babble is mixed from 3 to 10 people of the training set, or of MUSAN.
+Each holds banks of noise, music, babble and room impulse responses (RIRs). No recording is in both folders, so systems
+are tested on noises and rooms unseen in training. Files may have any sampling rate and number of channels. Babble is
+mixed from 3 to 10 speakers of the training set, or of MUSAN.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from cslib.files import progress, read_json, write_json
 FOLDERS = ("noise", "noise_test")
 SEGMENT_SECONDS = 30.0  # longer recordings are stored in pieces of this length
 BABBLE_SECONDS = 10.0
-TALKERS = (3, 10)  # in one babble
-FEW = 3  # with fewer files than this, training and test share them
-FEW_RIRS = 20  # with fewer RIRs than this, adverse recordings would share them: synthetic ones are added
-NO_SOURCE = "nothing to make noise from; give --synthetic, --noise-dir, --rir-dir, --musan or --rirs"
+BABBLE_SPEAKERS = (3, 10)
+FEW = 3  # fewer files than this are shared by training and test
+FEW_RIRS = 20  # fewer RIRs than this are complemented by synthetic ones, so that adverse recordings differ in them
+NO_SOURCE = "no source of noise is given; give --synthetic, --noise-dir, --rir-dir, --musan or --rirs"
 
 
 @dataclass
 class Options:
-    out: Path  # data/<corpus>: gets noise/ and noise_test/; its train/ is what babble is mixed from
-    seed: int = 0  # of the split into training and test, of babble and of everything synthetic
-    synthetic: bool = False  # make up whatever kind no folder is given for, and RIRs where there are few
-    noise_dir: Path | None = None  # folder with any audio files; one third goes to the test
-    rir_dir: Path | None = None  # folder with any RIRs; one third goes to the test
-    musan: Path | None = None  # OpenSLR 17, with noise/ music/ speech/; one tenth goes to the test
-    rirs: Path | None = None  # OpenSLR 28: small, medium and real rooms; one tenth of them goes to the test
-    babble: int = 30  # training babbles of 10 s; about 1000 for a large corpus
-    synthetic_noises: int = 40  # of 10 s, and half as many for the test; so are the two below
-    synthetic_music: int = 20  # of 10 s
-    synthetic_rooms: int = 60  # reverberation times from 0.1 to 0.7 s
+    out: Path  # data/<corpus>; makes noise/ and noise_test/ in it, and mixes babble from its train/
+    seed: int = 0  # of the split into training and test, of babble and of all that is synthetic
+    synthetic: bool = False  # synthesise the kinds that no folder is given for, and RIRs when there are fewer than 20
+    noise_dir: Path | None = None  # folder with recordings of noise; one third goes to the test
+    rir_dir: Path | None = None  # folder with RIRs; one third goes to the test
+    musan: Path | None = None  # OpenSLR 17, with noise/, music/ and speech/; one tenth goes to the test
+    rirs: Path | None = None  # OpenSLR 28; one tenth of its rooms goes to the test
+    babble: int = 30  # training babbles of 10 s each; about 1000 for a large corpus
+    synthetic_noises: int = 40  # synthetic noises of 10 s each; the test gets half as many, also of the next two kinds
+    synthetic_music: int = 20  # synthetic pieces of music of 10 s each
+    synthetic_rooms: int = 60  # synthetic RIRs, with reverberation times from 0.1 to 0.7 s
 
 
 @dataclass(frozen=True)
 class Source:
-    """What goes into one bank: recordings, read or made while iterating, and of how many files they are."""
+    """The contents of one bank: recordings, read or synthesised while iterating, and the number of their files."""
 
     recordings: Iterable[np.ndarray]
     files: int
@@ -65,10 +65,10 @@ def main(options: Options) -> None:
     settings = {name: str(value) for name, value in asdict(options).items() if name != "out"}
     markers = [options.out / folder / "noise.json" for folder in FOLDERS]
     if any(marker.exists() and read_json(marker) != settings for marker in markers):
-        raise UserError(f"{options.out}: noise was made with other options; remove its noise and noise_test")
+        raise UserError(f"{options.out}: noise was made with other options; remove its folders noise and noise_test")
     if all(marker.exists() for marker in markers):
         for marker in markers:
-            open_banks(marker.parent)  # refuses a folder of an earlier version, or a damaged one
+            open_banks(marker.parent)  # a folder of an earlier version, or a damaged one, is refused
         print(f"{options.out}: noise and noise_test were made before, nothing to do")
         return
     for folder, sources in zip(FOLDERS, collect(options), strict=True):
@@ -78,10 +78,7 @@ def main(options: Options) -> None:
 
 
 def collect(options: Options) -> tuple[dict[str, Source], dict[str, Source]]:
-    """What goes into the training folder and into the test folder, by kind.
-
-    Raises UserError when that is nothing.
-    """
+    """The contents of the training folder and of the test folder, by kind. Raises UserError when there are none."""
     train, test = {}, {}
     for kind, files, share, group in _recorded(options):
         read = read_rirs if kind == RIRS else read_pieces
@@ -100,11 +97,11 @@ def collect(options: Options) -> tuple[dict[str, Source], dict[str, Source]]:
 
 
 def _recorded(options: Options) -> Iterator[tuple[str, list[Path], float, Callable[[Path], str]]]:
-    """(kind, files, share for the test, what belongs together) for every kind that some folder holds."""
+    """Yield (kind, files, share for the test, group of a file) of every kind that a folder is given for."""
     if options.noise_dir and options.musan:
-        raise UserError("noise_dir: give either --noise-dir or --musan")
+        raise UserError("give either --noise-dir or --musan, not both")
     if options.rir_dir and options.rirs:
-        raise UserError("rir_dir: give either --rir-dir or --rirs")
+        raise UserError("give either --rir-dir or --rirs, not both")
     if options.noise_dir:
         yield "noise", find_audio(options.noise_dir), 1 / 3, str
     if options.rir_dir:
@@ -129,8 +126,8 @@ def find_audio(folder: Path) -> list[Path]:
 def find_rirs(folder: Path) -> list[Path]:
     """The RIRs of OpenSLR 28: simulated small and medium rooms, and the real ones.
 
-    The folder of the real ones also holds noises, told by their names; those are left out. What is left are a few
-    hundred beside tens of thousands: each comes several times, so that a draw is as likely a real room as a small one.
+    The folder of the real ones also holds noises, which are left out by their names. A few hundred real RIRs stand
+    against tens of thousands of simulated ones. Each is repeated, so that real and small rooms are equally likely.
     """
     small, medium = (find_audio(folder / "simulated_rirs" / size) for size in ("smallroom", "mediumroom"))
     real = [path for path in find_audio(folder / "real_rirs_isotropic_noises") if "noise" not in path.stem]
@@ -140,10 +137,11 @@ def find_rirs(folder: Path) -> list[Path]:
 def split(
     files: Sequence[Path], share: float, seed: int, kind: str, group: Callable[[Path], str] = str
 ) -> tuple[list[Path], list[Path]]:
-    """Files for training and for the test. Files of one group stay together, by default each is its own.
+    """Divide files between training and test; files of one group stay together.
 
     share   of the groups that goes to the test, at least one group
-    kind    what to call them in the printed line when there are too few to share out; both get all then
+    kind    their name in the message when there are too few; training and test then both get all
+    group   of a file; by default, each file is a group
     """
     groups = sorted({group(path) for path in files})
     if len(groups) < FEW:
@@ -156,15 +154,15 @@ def split(
 
 
 def room_of(path: Path) -> str:
-    """The room of a file of OpenSLR 28: its folder (Room001), or its name without final digits."""
+    """The room of a file of OpenSLR 28: its folder (Room001), or its name without the digits at its end."""
     simulated = path.parent.name.startswith("Room")
     return str(path.parent) if simulated else str(path.with_name(path.stem.rstrip("_0123456789")))
 
 
 def read_pieces(files: Iterable[Path]) -> Iterator[np.ndarray]:
-    """int16 [<= 30 s] pieces of recordings at 16 kHz, channels averaged, read in blocks.
+    """Yield recordings as int16 pieces of up to 30 s at 16 kHz, channels averaged, read in blocks.
 
-    Digital silence is left out, and so is a file that cannot be read, with a printed line.
+    Digital silence is left out, and so are files that cannot be read, with a printed line.
     """
     for path in files:
         try:
@@ -172,13 +170,13 @@ def read_pieces(files: Iterable[Path]) -> Iterator[np.ndarray]:
                 if piece.any():
                     yield to_pcm(piece)
         except soundfile.LibsndfileError as error:
-            print(f"{path}: left out, not readable ({error.error_string})")
+            print(f"{path}: left out, cannot be read ({error.error_string})")
 
 
 def read_rirs(files: Iterable[Path]) -> Iterator[np.ndarray]:
-    """float32 [<= 16000] RIRs at 16 kHz from the first channel, aligned by their main tap.
+    """Yield RIRs, float32 [<= 16000] at 16 kHz, from the first channel, aligned by their main tap.
 
-    A file that cannot be read, or is silent, is left out with a printed line.
+    Files that are silent or cannot be read are left out, with a printed line.
     """
     longest = round(10 * MAX_SECONDS * SAMPLE_RATE)  # the main tap has come by then
     for path in files:
@@ -203,7 +201,7 @@ def _at_16k(path: Path, first_channel: bool = False) -> Iterator[np.ndarray]:
 
 
 def _pieces(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
-    """Blocks of any size as pieces of `length`; what is left is dropped if it is under a second."""
+    """Blocks of any size as pieces of `length`; a rest shorter than a second is dropped after the first piece."""
     pending, count = np.zeros(0, np.float32), 0
     for block in blocks:
         pending = np.concatenate([pending, block])
@@ -215,12 +213,12 @@ def _pieces(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
 
 
 def _joined(rirs: Source, made: Source) -> Source:
-    print(f"RIRs: {rirs.files} are few, {made.files} synthetic ones are added so that recordings differ in theirs")
+    print(f"RIRs: {rirs.files} are few, so {made.files} synthetic ones are added")
     return Source(chain(rirs.recordings, made.recordings), rirs.files + made.files)
 
 
 def _synthetic(options: Options, part: int) -> dict[str, Source]:
-    """Made-up noise, music and RIRs; half as many for the test (part 1), from other random numbers."""
+    """Synthetic noise, music and RIRs; half as many for the test (part 1), from other random numbers."""
 
     def made(kind: int, count: int, draw: Callable[[np.random.Generator], np.ndarray]) -> Source:
         count = max(1, count // (1 + part))
@@ -236,26 +234,26 @@ def _synthetic(options: Options, part: int) -> dict[str, Source]:
 
 
 def _babble(options: Options, part: int) -> dict[str, Source]:
-    """Babble of people of the training set, or of MUSAN's speech (for the test, of the files held out)."""
+    """Babble of speakers of the training set, or of MUSAN's speech (for the test, of held-out files)."""
     if options.musan:
         files = split(find_audio(options.musan / "speech"), 1 / 10, options.seed, "speech")[part]
-        talkers = len(files)
+        sources = len(files)
         read = partial(_speech_from_files, files)
     elif (options.out / "train" / "cuts.jsonl.gz").exists():
         utterances = Utterances.open(options.out / "train")
-        talkers = len(utterances)
+        sources = len(utterances)
         read = partial(_speech_from_set, utterances)
     else:
-        print(f"no babble among the noises: it is mixed from people of {options.out / 'train'}, which is not prepared")
+        print(f"no babble is made, since it is mixed from {options.out / 'train'}, which is not prepared")
         return {}
     seeds = ([options.seed, part, 3, i] for i in range(max(1, options.babble // (1 + part))))
-    return {"babble": Source((_mixed(np.random.default_rng(seed), read) for seed in seeds), talkers)}
+    return {"babble": Source((_mixed(np.random.default_rng(seed), read) for seed in seeds), sources)}
 
 
 def _mixed(rng: np.random.Generator, read: Callable[[np.random.Generator, int], np.ndarray]) -> np.ndarray:
     frames = round(BABBLE_SECONDS * SAMPLE_RATE)
-    talkers = [read(rng, frames) for _ in range(rng.integers(TALKERS[0], TALKERS[1] + 1))]
-    return mix_babble(rng, talkers, frames)
+    speakers = [read(rng, frames) for _ in range(rng.integers(BABBLE_SPEAKERS[0], BABBLE_SPEAKERS[1] + 1))]
+    return mix_babble(rng, speakers, frames)
 
 
 def _speech_from_set(utterances: Utterances, rng: np.random.Generator, frames: int) -> np.ndarray:
@@ -272,7 +270,7 @@ def _speech_from_files(files: Sequence[Path], rng: np.random.Generator, frames: 
             block = audio.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
             return to_pcm(np.concatenate(list(resample([block], audio.samplerate))))
     except soundfile.LibsndfileError as error:
-        raise UserError(f"{path}: not readable ({error.error_string}); remove or mend it") from None
+        raise UserError(f"{path}: cannot be read ({error.error_string}); fix or remove it") from None
 
 
 def _write_bank(folder: Path, source: Source) -> None:

@@ -6,12 +6,12 @@
     python local/prepare_pairs.py --clean-dir a/clean --noise data/mixed/noise \\
         --test-clean-dir b/clean --noise-test data/mixed/noise_test --data data/mixed
 
-The first form takes pairs as they are: files of equal names and lengths, in any tree. The second mixes clean speech
-with noise, once, and keeps what comes out, and the speech as it was before in <set>/speech (of the training set that
-alone with --mix-train false, for a training that mixes every crop anew); nothing of the training noise is in that of
-the test. Recordings may have any sampling rate and number of channels: what is not 16 kHz mono is
-converted once. A share of the training recordings, whole folders of them where there are four or more, is held out to
-validate with.
+The first form takes existing pairs: files of equal names and lengths, in any tree. The second form mixes clean speech
+with noise, once, and keeps the clean speech in <set>/speech. With --mix-train false, the training set has clean speech
+only, for training that mixes every crop. Training noise and test noise must differ.
+
+Recordings may have any sampling rate and number of channels; what is not 16 kHz mono is converted once. A share of the
+training recordings is held out for validation; when there are four folders or more, whole folders are held out.
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ from pathlib import Path
 
 import numpy as np
 
-from cslib.config import UserError, run
+from cslib.config import UserError, require, run
 from cslib.corpora.audio_files import Checks
+from cslib.corpora.folders import refuse_overlap
 from cslib.corpora.pair_mixing import TEST_SNRS, TRAIN_SNRS, mix_set
 from cslib.corpora.pair_preparation import Pair, find_pairs, find_recordings, prepare_pairs, refuse_unequal
 from cslib.corpora.preparation import Source, prepare_set
 from cslib.data.banks import open_banks
 from cslib.files import claim
 
-FEW_FOLDERS = 4  # with fewer folders than this, single recordings are held out
+FEW_FOLDERS = 4  # with fewer folders, single recordings are held out
 
 
 @dataclass
 class Options:
-    clean_dir: Path  # clean speech to learn from, in any tree
-    noisy_dir: Path | None = None  # the same recordings, noisy; or give --noise
-    noise: Path | None = None  # data/<corpus>/noise of prepare_noise.py: the clean speech is mixed with it
-    test_clean_dir: Path | None = None  # clean speech to test on; none: no test set
-    test_noisy_dir: Path | None = None  # the same recordings, noisy; or give --noise-test
-    noise_test: Path | None = None  # data/<corpus>/noise_test, for the test set
+    clean_dir: Path  # clean training speech, in any tree
+    noisy_dir: Path | None = None  # the same recordings with noise; or give --noise
+    noise: Path | None = None  # data/<corpus>/noise from prepare_noise.py, to mix the clean speech with
+    test_clean_dir: Path | None = None  # clean test speech; without it there is no test set
+    test_noisy_dir: Path | None = None  # the same recordings with noise; or give --noise-test
+    noise_test: Path | None = None  # data/<corpus>/noise_test from prepare_noise.py, to mix the clean test speech with
     data: Path = Path("data/pairs")  # makes train/, valid/ and test/ in it, each with clean/ and noisy/
-    valid_share: float = 0.05  # of the training recordings, held out to validate with
-    snrs: tuple[float, ...] = TRAIN_SNRS  # dB, signal-to-noise ratios that training and validation are mixed at
-    test_snrs: tuple[float, ...] = TEST_SNRS  # dB, those of the test
-    mix_train: bool = True  # false: training recordings stay clean, for a training that mixes every crop
-    seed: int = 0  # of what is held out, and of the mixing
-    min_seconds: float = 0.5  # shorter recordings are left out; PESQ cannot judge them
-    nj: int = os.cpu_count() or 1  # processes; the result does not depend on it
+    valid_share: float = 0.05  # share of the training recordings that is held out for validation
+    snrs: tuple[float, ...] = TRAIN_SNRS  # signal-to-noise ratios in dB that training and validation are mixed at
+    test_snrs: tuple[float, ...] = TEST_SNRS  # signal-to-noise ratios in dB that the test is mixed at
+    mix_train: bool = True  # false: training recordings stay clean, for training that mixes every crop
+    seed: int = 0  # of the held-out recordings, and of the mixing
+    min_seconds: float = 0.5  # shorter recordings, which PESQ cannot measure, are left out; in seconds
+    nj: int = os.cpu_count() or 1  # number of processes; the result does not depend on it
 
 
 def main(options: Options) -> None:
     _check(options)
     pairs = split(_find(options.clean_dir, options.noisy_dir), options.clean_dir, options.valid_share, options.seed)
     sets = dict(zip(("valid", "train"), pairs, strict=True))
-    print(f"held out to validate with: {_listed([pair.id for pair in sets['valid']])}")
+    print(f"held out for validation: {_listed([pair.id for pair in sets['valid']])}")
     if options.test_clean_dir:
         sets["test"] = _find(options.test_clean_dir, options.test_noisy_dir)
     refuse_unequal([pair for pairs in sets.values() for pair in pairs if pair.noisy != pair.clean], options.nj)
-    # The noise is known by what it holds, to `mix_set`.
+    # `mix_set` checks the noise, by its content.
     settings = {
         name: value
         for name, value in asdict(options).items()
@@ -88,26 +89,24 @@ def _check(options: Options) -> None:
         given = [name for name in (noisy, noise) if getattr(options, name)]
         wanted = 1 if getattr(options, f"{part}clean_dir") else 0
         if len(given) != wanted:
+            names = [f"--{name.replace('_', '-')}" for name in (f"{part}clean_dir", noisy, noise)]
             raise UserError(
-                f"{part}clean_dir: goes with one of {noisy} (the same recordings, noisy) and {noise} (to "
-                f"mix with), here are {len(given)}"
+                f"{names[0]} needs one of {names[1]} (the same recordings with noise) and {names[2]} (to mix it "
+                f"with); {len(given)} are given{'' if wanted else f' without {names[0]}'}"
             )
     if options.noisy_dir and not options.mix_train:
-        raise UserError("mix_train: false is for clean speech and --noise; what --noisy-dir holds is mixed already")
+        raise UserError("--mix-train false needs --noise; what --noisy-dir holds is mixed already")
     for clean, noisy in ((options.clean_dir, options.noisy_dir), (options.test_clean_dir, options.test_noisy_dir)):
         if noisy and noisy.resolve() == clean.resolve():
-            raise UserError(f"noisy_dir: {noisy} is given as the clean one, too; give the noisy recordings")
+            raise UserError(f"{noisy}: is given as clean and as noisy folder; give the noisy recordings")
     if options.noise and options.noise_test and options.noise.resolve() == options.noise_test.resolve():
-        raise UserError(f"noise_test: {options.noise_test} is the training noise too; give noise that it does not hold")
-    if not 0 < options.valid_share < 1:
-        raise UserError(f"valid_share: {options.valid_share} will not do; give more than 0 and less than 1")
+        raise UserError(f"--noise-test: {options.noise_test} is the training noise, too; give other noise")
+    require(0 < options.valid_share < 1, "--valid-share", options.valid_share, "between 0 and 1")
     for folder in filter(None, (options.clean_dir, options.noisy_dir, options.test_clean_dir, options.test_noisy_dir)):
-        mine, corpus = options.data.resolve(), folder.resolve()
-        if _overlap(mine, corpus):
-            raise UserError(f"{options.data}: would lie in the corpus {folder}, or around it; choose another --data")
+        refuse_overlap(options.data.resolve(), folder.resolve())
     for mine, its in ((options.clean_dir, options.test_clean_dir), (options.noisy_dir, options.test_noisy_dir)):
         if mine and its and _overlap(mine.resolve(), its.resolve()):
-            raise UserError(f"{its}: holds, or lies in, {mine}, which is learnt from; test on other recordings")
+            raise UserError(f"{its}: contains the training folder {mine}, or lies in it; test on other recordings")
     for folder in filter(None, (options.noise, options.noise_test)):
         open_banks(folder)
 
@@ -121,20 +120,20 @@ def _overlap(one: Path, other: Path) -> bool:
 
 
 def _find(clean: Path, noisy: Path | None) -> list[Pair]:
-    """Pairs; of recordings that are yet to be mixed, both sides are the clean one."""
+    """The pairs; where clean speech is yet to be mixed, both sides are the clean recording."""
     return (
         find_pairs(clean, noisy) if noisy else [Pair(name, path, path) for name, path in find_recordings(clean).items()]
     )
 
 
 def split(pairs: list[Pair], root: Path, share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(held out to validate with, left to train on), both at least one, in the order of their ids.
+    """Divide pairs into (validation, training), each with at least one, in the order of their ids.
 
-    Folders right below `root`, which often are speakers, are held out whole where there are enough of them.
-    Raises UserError when there is but one recording.
+    Folders directly below `root`, which often are speakers, are held out as a whole when there are enough of them.
+    Raises UserError when there is one recording only.
     """
     if len(pairs) < 2:
-        raise UserError(f"{root}: one recording is too few to hold some out to validate with; add more")
+        raise UserError(f"{root}: one recording is too few to hold some out for validation; add more")
     tops = [Path(pair.clean).relative_to(root.absolute()).parts[0] for pair in pairs]
     groups = tops if len(set(tops)) >= FEW_FOLDERS else [pair.id for pair in pairs]
     names = sorted(set(groups))
@@ -148,7 +147,7 @@ def split(pairs: list[Pair], root: Path, share: float, seed: int) -> tuple[list[
 
 
 def _prepare_speech(folder: Path, pairs: list[Pair], checks: Checks, nj: int) -> Path:
-    """The clean speech as a set of its own, in `folder`, before it is mixed."""
+    """Prepare the clean speech, before it is mixed, as a set of its own; return its folder."""
     audio = folder.absolute() / "audio"
     sources = [Source(pair.id, pair.clean, str(audio / f"{pair.id}.flac")) for pair in pairs]
     print(prepare_set(folder, sources, checks, nj, total=len(sources)))

@@ -1,9 +1,7 @@
-"""One recording of any kind: can it be used as it is, is there sound in it, and a 16 kHz mono FLAC when it
-cannot.
+"""Check one recording of any format, and convert it to 16 kHz mono FLAC when it cannot be used as it is.
 
-Recordings are read and converted in blocks, so that an hour of 48 kHz stereo takes no more memory than a
-minute. A wav, ogg or mp3 file that was cut short still plays up to the cut and is used up to there; a cut
-flac or m4a does not, and is unreadable.
+Recordings are read and converted in blocks, so an hour of 48 kHz stereo takes no more memory than a minute. A truncated
+wav, ogg or mp3 file is used up to where it ends; a truncated flac or m4a file counts as unreadable.
 """
 
 from __future__ import annotations
@@ -30,10 +28,10 @@ from cslib.files import writing
 SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"})
 FFMPEG_SUFFIXES = frozenset({".m4a", ".aac", ".mp4"})
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | FFMPEG_SUFFIXES
-BLOCK = 30 * SAMPLE_RATE  # frames read at a time
-UNKNOWN = 2**40  # frames; a streamed flac, which does not know its length, has more
+BLOCK = 30 * SAMPLE_RATE  # frames that are read at a time
+UNKNOWN = 2**40  # frames; soundfile reports more for a streamed flac, whose header lacks the length
 UNREADABLE = "unreadable"
-LOUDEST = 32.0  # 30 dB over full scale: no float recording, but int16 samples that became floats
+LOUDEST = 32.0  # 30 dB above full scale; louder floats are int16 samples saved as floats
 
 
 class Unreadable(Exception):
@@ -42,11 +40,11 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Checks:
-    """What a recording has to pass.
+    """What a recording is checked for.
 
-    decode        read every sample; without it headers are believed, and silence goes unseen
-    min_seconds   shorter ones are rejected
-    silence_peak  rejected when no sample is further from zero; full scale is 1
+    decode        decode every sample; otherwise only headers are read, and silence is not detected
+    min_seconds   shorter recordings are rejected
+    silence_peak  recordings whose largest magnitude is below it are rejected as silent; full scale is 1
     """
 
     decode: bool = True
@@ -56,13 +54,13 @@ class Checks:
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of a recording.
+    """The result for one recording.
 
     audio        the file to use: the recording itself, or its conversion
     num_samples  of that file
-    reason       why it is rejected; empty when it is fine. The part before a colon is the kind of reason.
-    change       what called for a conversion ("mp3", "stereo", "8000 Hz"); empty when nothing did
-    converted    the conversion was made now, not found from an earlier run
+    reason       why the recording is rejected, empty when it is not; the part before a colon is the kind of reason
+    change       why the recording was converted ("mp3", "stereo", "8000 Hz"), empty when it was not
+    converted    whether this run converted it; False when an earlier one did
     """
 
     audio: str
@@ -75,7 +73,8 @@ class Finding:
 def examine(path: str, target: str, checks: Checks) -> Finding:
     """Check a recording, and convert it to `target` when it is not 16 kHz mono PCM in a wav or flac file.
 
-    A finished conversion younger than its source is not made again; that of a rejected recording is removed.
+    A conversion that is newer than its source is kept; that of a rejected recording is removed. Raises UserError when
+    the conversion needs ffmpeg and there is none, or cannot be written.
     """
     change, converted = "", False
     try:
@@ -96,7 +95,7 @@ def examine(path: str, target: str, checks: Checks) -> Finding:
 
 
 def needed_change(path: str) -> str:
-    """Why a recording cannot be used as it lies there: "mp3", "stereo", "8000 Hz", ...; empty when it can.
+    """Why a recording has to be converted: "mp3", "stereo", "8000 Hz", ...; empty when it can be used as it is.
 
     Raises Unreadable for what is not audio.
     """
@@ -110,16 +109,16 @@ def needed_change(path: str) -> str:
             return "stereo" if audio.channels == 2 else f"{audio.channels} channels"
         if audio.samplerate != SAMPLE_RATE:
             return f"{audio.samplerate} Hz"
-        # Read as int16, float samples come out as zeros; and a streamed flac does not know its length.
+        # Float samples would be read as zeros in int16, and the header of a streamed flac lacks the length.
         if not audio.subtype.startswith("PCM_"):
             return audio.subtype.lower()
         return "length not in the header" if audio.frames > UNKNOWN else ""
 
 
 def measure(path: str, decode: bool = True) -> tuple[int, float]:
-    """(samples, largest magnitude in [0, 1]) of a mono file; the magnitude is 1 when only the header is read.
+    """(number of samples, largest magnitude) of a mono file; full scale is 1. Without `decode`, the magnitude is 1.
 
-    Raises Unreadable when the file does not decode, or ends before its header says.
+    Raises Unreadable when the file cannot be decoded, or ends before its header says.
     """
     with _opened(path) as audio:
         expected = audio.frames
@@ -134,7 +133,7 @@ def measure(path: str, decode: bool = True) -> tuple[int, float]:
 
 
 def convert(path: str, target: str) -> None:
-    """Write a recording as 16-bit, 16 kHz FLAC, its channels folded by their mean. Raises Unreadable."""
+    """Write a recording as 16-bit, 16 kHz FLAC, its channels averaged. Raises Unreadable, or UserError as `writing`."""
     with writing(target) as temporary:
         if Path(path).suffix.lower() in FFMPEG_SUFFIXES:
             _convert_with_ffmpeg(path, temporary)
@@ -144,9 +143,9 @@ def convert(path: str, target: str) -> None:
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """(samples, float32 blocks) of what soundfile reads, at 16 kHz and with its channels averaged; read as asked for.
+    """Open what soundfile can read: (number of samples, iterator of float32 blocks), at 16 kHz, channels averaged.
 
-    Raises Unreadable, also while the blocks are taken.
+    Raises Unreadable, also while the blocks are being read.
     """
     with _opened(path) as audio:
         frames = audio.frames
@@ -157,9 +156,9 @@ def reading(path: Path | str) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
 
 
 def resample(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """Blocks of float32 at `rate` Hz to blocks at 16 kHz, equal to polyphase resampling of the whole.
+    """Resample float32 blocks from `rate` Hz to 16 kHz; the result equals polyphase resampling of the whole signal.
 
-    Each stretch is filtered with as much of its neighbours as the filter reaches, which is then cut off.
+    Each block is filtered together with as many neighbouring samples as the filter reaches.
     """
     common = math.gcd(rate, SAMPLE_RATE)
     up, down = SAMPLE_RATE // common, rate // common
@@ -179,7 +178,7 @@ def resample(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
 
 @functools.cache
 def ffmpeg() -> str:
-    """The ffmpeg program: the one on the PATH, else the one that comes with the package imageio-ffmpeg."""
+    """Path of ffmpeg: the one on the PATH, else that of the package imageio-ffmpeg. Raises UserError without either."""
     found = shutil.which("ffmpeg")
     if found:
         return found
@@ -189,7 +188,7 @@ def ffmpeg() -> str:
         return get_ffmpeg_exe()
     except (ImportError, RuntimeError):
         raise UserError(
-            "m4a files need the program ffmpeg, which is not here; install it or `pip install imageio-ffmpeg`"
+            "m4a files need ffmpeg, which was not found; install it, or run `pip install imageio-ffmpeg`"
         ) from None
 
 
@@ -222,7 +221,7 @@ def _convert_with_ffmpeg(path: str, target: Path) -> None:
     if "No space left on device" in message:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if done.returncode or not target.exists():
-        raise Unreadable(message.splitlines()[0] if message else f"ffmpeg gave status {done.returncode}")
+        raise Unreadable(message.splitlines()[0] if message else f"ffmpeg ended with status {done.returncode}")
 
 
 def _convert_with_soundfile(path: str, target: Path) -> None:
@@ -235,8 +234,8 @@ def _convert_with_soundfile(path: str, target: Path) -> None:
 
 
 def write_16_bit(out: soundfile.SoundFile, block: np.ndarray) -> None:
-    """Append floats in [-1, 1]; what is beyond is clipped. Raises OSError when the disk is full."""
-    # Rounded here: libsndfile would scale by 32767, and change samples that needed no change.
+    """Append floats in [-1, 1], clipping those outside. Raises OSError when the disk is full."""
+    # Rounded here, since libsndfile scales by 32767 and would change samples that came from 16 bits.
     samples = np.clip(np.rint(block * 32768.0), -32768, 32767).astype(np.int16)
     try:
         out.write(samples)
@@ -245,8 +244,8 @@ def write_16_bit(out: soundfile.SoundFile, block: np.ndarray) -> None:
 
 
 def _opened(path: Path | str) -> soundfile.SoundFile:
-    if Path(path).suffix.lower() == ".raw":  # of which soundfile has to be told rate and channels
-        raise Unreadable("raw samples, whose rate is not known")
+    if Path(path).suffix.lower() == ".raw":  # soundfile cannot know their rate and channels
+        raise Unreadable("raw samples without a header")
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:

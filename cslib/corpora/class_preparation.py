@@ -1,4 +1,4 @@
-"""Sets of recordings with a class each: the manifests, and the table of classes, speakers and folds beside them."""
+"""Sets of labelled recordings: the manifests, and a table of class, speaker and fold beside them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cslib.data.manifests import read_manifest
 from cslib.files import warn
 
 TABLE = "emotions.tsv"
-# Of a published corpus nothing is left out for being short: figures are compared with those of others on all of it.
+# Results on a published corpus are compared with those of others, so no recording is left out for being short.
 WHOLE = Checks(min_seconds=0.0)
 
 
 class Recording(NamedTuple):
-    """A recording to prepare, and what is known of it."""
+    """A recording to prepare, with its class `label`, speaker and fold."""
 
     id: str
     path: str
@@ -34,17 +34,18 @@ class Recording(NamedTuple):
 def prepare_classes(folder: Path, recordings: Iterable[Recording], nj: int, checks: Checks = WHOLE) -> ClassTable:
     """Write data/<corpus>/<set> and its emotions.tsv from the usable recordings, and print their counts.
 
-    recordings  in any order; their ids differ
-    A run that was killed goes on where it was; a finished one is left as it is. Raises UserError for what
-    `prepare_set` and `ClassTable` refuse, the latter before anything is made.
+    recordings  in any order, with distinct ids
+    nj          number of processes
+    A killed run continues where it was; a finished set stays as it is. Raises UserError as `prepare_set` and
+    `ClassTable` do, the latter before anything is written, and when there is no recording.
     """
     recordings = sorted(recordings)
     if not recordings:
-        raise UserError(f"{folder}: there is no recording of the classes that are asked for; check the corpus folder")
+        raise UserError(f"{folder}: there is no recording of any of the classes; check the corpus folder")
     _table(recordings)
     audio = folder.absolute() / "audio"
     sources = (Source(one.id, one.path, str(audio / f"{one.id}.flac"), one.speaker, one.sex) for one in recordings)
-    # Another speaker of the same recordings writes the lists anew; speakers themselves do not stand in the journal.
+    # The journal does not hold the speakers: with this digest, changed speakers make the lists be written again.
     columns = hashlib.blake2b(repr([(one.id, one.speaker, one.sex) for one in recordings]).encode()).hexdigest()[:16]
     print(prepare_set(folder, sources, checks, nj, total=len(recordings), columns=columns))
     usable = {item["id"] for item in read_manifest(folder / "cuts.jsonl.gz")}
@@ -52,14 +53,17 @@ def prepare_classes(folder: Path, recordings: Iterable[Recording], nj: int, chec
 
 
 def write_classes(folder: Path, table: ClassTable) -> ClassTable:
-    """Put the table beside the manifests, and print its counts."""
+    """Write the table beside the manifests of `folder`, print its counts and return it."""
     table.write(folder / TABLE)
     print(table.counts())
     return table
 
 
 def compare_counts(corpus: str, table: ClassTable, published: dict[str, int]) -> None:
-    """Say whether there are as many of each class as published; a warning where there are not."""
+    """Print whether each class has as many utterances as published, or warn when some have not.
+
+    published  number of utterances by class
+    """
     found = Counter(table.labels.tolist())
     if found == published:
         print(f"{corpus}: {len(table):,} utterances, as many of each class as published")

@@ -1,8 +1,8 @@
-"""Sets of pairs from clean speech and noise, mixed once at given signal-to-noise ratios and kept.
+"""Sets of pairs from clean speech and noise, mixed once, offline, at given signal-to-noise ratios.
 
-Everything follows from a seed and a recording's place in its set. Ratios are of total energies over the whole
-recording, digital silence of the clean speech is filled with a trace of dither, and both sides of a pair are scaled
-down together where the mixture would clip.
+Everything follows from a seed and a recording's place in its set. Signal-to-noise ratios are of total energies over the
+whole recording. The clean speech gets a little dither, so that it has no digital silence, and both sides of a pair are
+scaled down together where the mixture would clip.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cslib.data.utterances import Utterances
 from cslib.files import claim, progress, writing
 from cslib.parallel import in_order
 
-TRAIN_SNRS = (0.0, 5.0, 10.0, 15.0)  # dB, as in VoiceBank-DEMAND; so are those of the test
-TEST_SNRS = (2.5, 7.5, 12.5, 17.5)
+TRAIN_SNRS = (0.0, 5.0, 10.0, 15.0)  # dB, as in VoiceBank-DEMAND
+TEST_SNRS = (2.5, 7.5, 12.5, 17.5)  # dB, likewise
 PEAK = 0.98 * 32767
-# Standard deviation in 16-bit steps, -90 dBFS. The linear prediction of a frame of zeros does not exist, and measures
-# that compare it (LLR) explode there.
+# Standard deviation in 16-bit steps: -90 dBFS. Linear prediction is undefined for a frame of zeros, and so are measures
+# based on it, such as LLR.
 DITHER = 1.0
 
 
 class Mixing(NamedTuple):
-    """What is done to one recording: row `row` of its set gets this kind of noise at `snr` dB."""
+    """How one recording is mixed: row `row` of its set gets noise of this kind at `snr` dB."""
 
     row: int
     kind: str
@@ -43,11 +43,16 @@ class Mixing(NamedTuple):
 
 @dataclass(frozen=True)
 class Places:
-    """Where a set is mixed from, and where to."""
+    """Sources and destination of a mixed set, all absolute.
 
-    speech: Path  # a set of clean speech
-    noise: Path  # data/<corpus>/noise or noise_test
-    folder: Path  # data/<corpus>/<set>; absolute
+    speech  a set of clean speech
+    noise   data/<corpus>/noise or noise_test
+    folder  data/<corpus>/<set>
+    """
+
+    speech: Path
+    noise: Path
+    folder: Path
 
 
 def mix_set(
@@ -55,11 +60,13 @@ def mix_set(
 ) -> PairedUtterances:
     """Mix all recordings of the set `speech` with noise into data/<corpus>/<set>: clean/, noisy/ and pairs.tsv.
 
-    noise  a folder of banks; every kind of noise in it comes equally often, at every ratio equally often
-    snrs   dB
-    seed   any numbers; another one for each set
-    nj     processes; the result does not depend on it
-    A killed run goes on where it was. Raises UserError when the folder was made otherwise before.
+    noise   a folder of banks; each combination of a kind of noise and an SNR is used equally often
+    folder  data/<corpus>/<set>
+    snrs    dB
+    seed    any numbers, others for each set
+    nj      number of processes; the result does not depend on it
+    A killed run continues where it was. Raises UserError when the folder was made from other speech or noise, or with
+    another seed or other SNRs.
     """
     places = Places(speech.absolute(), noise.absolute(), folder.absolute())
     utterances, banks = Utterances.open(speech), _open_noise(noise)
@@ -86,22 +93,22 @@ def mix_set(
                 for name, length in zip(utterances.ids(), lengths, strict=True)
             ),
         )
-    # Last: with it, the set is finished.
+    # Written last: it marks the set as finished.
     write_conditions(folder, {utterances.id(mixing.row): Condition(mixing.snr, mixing.kind) for mixing in mixings})
     print(f"{folder}: {len(mixings):,} pairs, {sum(lengths) / SAMPLE_RATE / 60:.1f} min")
     return PairedUtterances.open(folder)
 
 
 def draw_mixings(count: int, kinds: Sequence[str], snrs: Sequence[float], seed: Sequence[int]) -> list[Mixing]:
-    """One for each of `count` recordings: all pairs of kind and ratio equally often, to within one, in random order."""
+    """One for each of `count` recordings, in random order; numbers of uses of (kind, SNR) differ by at most one."""
     grid = [(kind, snr) for snr in snrs for kind in kinds]
-    # The generators of single recordings have a 1 behind: theirs are other numbers.
+    # Seeds of single recordings end in 1, so this generator is independent of theirs.
     order = np.random.default_rng([*seed, count]).permutation(count) % len(grid)
     return [Mixing(row, *grid[place]) for row, place in enumerate(order)]
 
 
 def write_pair(places: Places, seed: tuple[int, ...], mixing: Mixing) -> int:
-    """Write both sides of a pair, unless an earlier run did; its number of samples."""
+    """Write both sides of a pair, unless an earlier run did; return its number of samples."""
     utterances, banks = _open_once(places.speech, places.noise)
     name = utterances.id(mixing.row)
     paths = [_path(places, side, name) for side in ("clean", "noisy")]
@@ -118,9 +125,10 @@ def write_pair(places: Places, seed: tuple[int, ...], mixing: Mixing) -> int:
 def mix_at_snr(
     rng: np.random.Generator, speech: np.ndarray, noise: np.ndarray, snr: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(clean, noisy), int16 [T] each, of which the difference is noise that is `snr` dB below the clean speech.
+    """Mix speech and noise: (clean, noisy), int16 [T] each; the noise is `snr` dB below the clean speech.
 
-    speech, noise  int16 [T], neither of them silent
+    speech  int16 [T], not silent
+    noise   int16 [T], not silent
     """
     clean = speech + rng.normal(0.0, DITHER, len(speech))
     noise = noise.astype(np.float64)
@@ -131,18 +139,18 @@ def mix_at_snr(
 
 
 def audible_crop(rng: np.random.Generator, bank: NoiseBank, frames: int) -> np.ndarray:
-    """int16 [frames], not silent. Raises UserError when the bank hardly holds anything else."""
+    """A crop of noise, int16 [frames], that is not silent. Raises UserError after a hundred silent crops."""
     for _ in range(100):
         crop = bank.crop(rng, frames)
         if crop.any():
             return crop
-    raise UserError(f"{bank.folder}: a hundred crops of {frames:,} samples were silent; prepare other noise")
+    raise UserError(f"{bank.folder}: 100 crops of {frames:,} samples were silent; prepare noise from other recordings")
 
 
 def _open_noise(folder: Path) -> Banks:
     banks = open_banks(folder)
     if not banks.noise:
-        raise UserError(f"{folder}: holds RIRs only, and no noise to mix with; prepare other noise")
+        raise UserError(f"{folder}: holds RIRs only, and no noise to mix with; prepare noise")
     return banks
 
 
@@ -156,6 +164,6 @@ def _path(places: Places, side: str, name: str) -> Path:
 
 
 def _fingerprint(bank: NoiseBank) -> int:
-    """Of its lengths and ten thousand of its samples: synthetic noises are of one length, whatever their seed."""
+    """A CRC-32 of lengths and ten thousand samples; synthetic noises have the same lengths whatever their seed."""
     values = bank.samples[:: max(1, len(bank.samples) // 10_000)]
     return zlib.crc32(values.tobytes(), zlib.crc32(bank.segments.tobytes()))

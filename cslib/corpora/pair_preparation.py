@@ -1,4 +1,4 @@
-"""Sets of pairs from two folders, clean and noisy, that hold recordings of the same names."""
+"""Sets of pairs from two folders, clean and noisy, whose recordings have equal names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cslib.parallel import in_order
 
 
 class Pair(NamedTuple):
-    """A recording and its clean speech, which are files of equal name."""
+    """A noisy recording and its clean speech: two files of equal name, by their paths."""
 
     id: str
     clean: str
@@ -28,9 +28,10 @@ class Pair(NamedTuple):
 
 
 def find_recordings(folder: Path) -> dict[str, str]:
-    """Audio files anywhere below `folder`, sorted by id: the path below it without its ending, "/" replaced by "-".
+    """All audio files below `folder`, as paths by id, in the order of the ids.
 
-    Raises UserError when the folder is missing or empty, or when two recordings have the same id.
+    The id is the path below `folder` without its suffix, with "-" for "/" and "_" for white space. Raises UserError
+    when the folder is missing or holds no recording, or when two recordings have the same id.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; check the path")
@@ -48,26 +49,26 @@ def find_recordings(folder: Path) -> dict[str, str]:
 
 
 def find_pairs(clean: Path, noisy: Path) -> list[Pair]:
-    """The pairs of two folders, sorted by id. Raises UserError when a recording has no partner."""
+    """The pairs of two folders, sorted by id. Raises UserError as `find_recordings`, and for one without a partner."""
     recordings, partners = find_recordings(clean), find_recordings(noisy)
     for these, others, folder in ((recordings, partners, noisy), (partners, recordings, clean)):
         alone = [path for name, path in these.items() if name not in others]
         if alone:
             raise UserError(
                 f"{alone[0]}: {folder} has no recording of this name ({len(alone):,} of {len(these):,} "
-                "lack a partner); add it or take this one away"
+                "lack a partner); add it, or remove this one"
             )
     return [Pair(name, path, partners[name]) for name, path in recordings.items()]
 
 
 def refuse_unequal(pairs: list[Pair], nj: int) -> None:
-    """Raises UserError, naming the file, when a recording is not as long as its partner. Only headers are read."""
+    """Raise UserError, naming the file, when a recording is not as long as its partner. Only headers are read."""
     lengths = in_order(_lengths, pairs, nj)
     for pair, (clean, noisy) in zip(pairs, progress(lengths, "comparing lengths", total=len(pairs)), strict=True):
         if None not in (clean, noisy) and clean != noisy:
             raise UserError(
                 f"{pair.noisy}: has {noisy:,} samples at 16 kHz and its clean partner {pair.clean} "
-                f"{clean:,}; mend or remove this pair"
+                f"{clean:,}; fix or remove this pair"
             )
 
 
@@ -76,7 +77,7 @@ def _lengths(pair: Pair) -> tuple[int | None, int | None]:
 
 
 def _length(path: str) -> int | None:
-    """Samples it will have at 16 kHz; None where the header does not tell: the preparation will."""
+    """Number of samples at 16 kHz; None when the header cannot be read, which the preparation reports."""
     try:
         header = soundfile.info(path)
     except soundfile.LibsndfileError:
@@ -87,24 +88,26 @@ def _length(path: str) -> int | None:
 def prepare_pairs(
     folder: Path, pairs: list[Pair], checks: Checks, nj: int, conditions: dict[str, Condition] | None = None
 ) -> PairedUtterances:
-    """Write data/<corpus>/<set>, both sides and pairs.tsv, from the pairs whose two recordings are usable.
+    """Write data/<corpus>/<set>, both sides and pairs.tsv, from the pairs whose recordings are both usable.
 
-    pairs       in strictly rising order of id
-    conditions  what is known of them, by id
-    Each side is prepared, and continued, as any set is. A pair of which one recording is rejected is left out on both
-    sides; its other recording is in rejected.tsv too.
-    Raises UserError for what `prepare_set` refuses, and when two partners differ in length (which `refuse_unequal`
-    tells before anything is made).
+    folder      data/<corpus>/<set>
+    pairs       in strictly ascending order of id
+    nj          number of processes
+    conditions  SNR and noise where known, by id
+    Each side is prepared, and continued, like any set. When one recording of a pair is rejected, both are left out, and
+    both are in rejected.tsv.
+    Raises UserError as `prepare_set` does, and when two partners differ in length (`refuse_unequal` finds that before
+    anything is written).
     """
     prepare = partial(_prepare_side, folder=folder, pairs=pairs, checks=checks, nj=nj)
     summaries = {side: prepare(side) for side in SIDES}
     reasons = [dict(summaries[side].rejected) for side in SIDES]
     kept = [pair for pair in pairs if pair.clean not in reasons[0] and pair.noisy not in reasons[1]]
     if not kept:
-        raise UserError(f"{folder}: of every pair one recording is rejected; see rejected.tsv in clean and noisy there")
+        raise UserError(f"{folder}: every pair has a rejected recording; see rejected.tsv in clean and noisy there")
     if any(_ids(folder / side) != [pair.id for pair in kept] for side in SIDES):
         for side in SIDES:
-            # Without it the side is listed anew, from its journal: an earlier run may have left out more than this one.
+            # Without the cuts the side is listed again, from its journal: an earlier run may have left out more pairs.
             (folder / side / "cuts.jsonl.gz").unlink(missing_ok=True)
             _leave_out(folder / side, side, pairs, kept, prepare(side))
     known = conditions or {}
@@ -127,7 +130,7 @@ def _ids(folder: Path) -> list[str]:
 
 
 def _leave_out(folder: Path, side: str, pairs: list[Pair], kept: list[Pair], summary: Summary) -> None:
-    """List those of a side whose pairs are kept, and why the others are not."""
+    """List the recordings of a side whose pairs are kept, and reject the others."""
     if len(kept) == len(pairs):
         return
     speakers = {pair.id: pair.speaker for pair in kept}

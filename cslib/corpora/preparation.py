@@ -1,9 +1,7 @@
-"""A set from a list of recordings: examined in parallel, in order, with a journal that lets a killed run go
-on.
+"""Prepare a set from a list of recordings, in parallel; a killed run continues where it was.
 
-The journal (data/<set>/journal.jsonl) has one line a recording: which file it was, its size and time, what
-became of it. It is in the order of the ids, as the recordings are, so the two are read side by side and
-nothing is held.
+The journal (data/<set>/journal.jsonl) has one line for each recording: path, size, time of change and result. Journal
+and recordings are both in the order of the ids, so they are read side by side and neither is held in memory.
 """
 
 from __future__ import annotations
@@ -24,22 +22,25 @@ from cslib.data.manifests import MANIFESTS, SAMPLE_RATE, Entry, write_set
 from cslib.files import progress, writing
 from cslib.parallel import CHUNK, in_order
 
-MAX_UNREADABLE = 0.05  # more than this share of damaged files is a broken copy, not a corpus
+MAX_UNREADABLE = 0.05  # a larger share of unreadable files means that the copy of the corpus is damaged
 
 
 class Source(NamedTuple):
-    """A recording to prepare, and the speaker columns of its entry."""
+    """A recording to prepare, and the speaker columns of its entry.
+
+    target  path of its 16 kHz mono FLAC, in case it has to be converted
+    """
 
     id: str
     path: str
-    target: str  # where its 16 kHz mono FLAC goes if it needs one
+    target: str
     speaker: str | None = None
     sex: str | None = None
     session: str | None = None
 
 
 class Record(NamedTuple):
-    """A line of the journal."""
+    """A line of the journal: a file, and what `examine` found."""
 
     id: str
     path: str
@@ -53,13 +54,16 @@ class Record(NamedTuple):
 
 @dataclass
 class Summary:
-    """What was found, and what was done in this run.
+    """What was found, and what this run did. `str` gives a sentence.
 
-    rejected   (path, reason)
-    reasons    how many were rejected, by kind of reason
-    changes    how many usable ones are conversions, by what called for it
-    work       "converted" (made now), "examined" (read only), "known" (from the journal)
-    unchanged  the set on disk already says the same
+    utterances  number of usable recordings
+    samples     their total length, at 16 kHz
+    speakers    names
+    rejected    (path, reason)
+    reasons     number of rejected recordings by kind of reason
+    changes     number of usable recordings that are conversions, by reason for converting
+    work        number of recordings "converted" by this run, "examined" (only read) and "known" from the journal
+    unchanged   whether the set was complete before
     """
 
     folder: Path
@@ -73,6 +77,7 @@ class Summary:
     unchanged: bool = False
 
     def reject(self, path: str, reason: str) -> None:
+        """Count a rejected recording."""
         self.rejected.append((path, reason))
         self.reasons[reason.partition(":")[0]] += 1
 
@@ -98,13 +103,14 @@ def prepare_set(
 ) -> Summary:
     """Examine the recordings and write data/<set> from the usable ones.
 
-    sources   in strictly rising order of id
-    nj        processes
+    sources   in strictly ascending order of id
+    nj        number of processes
     total     number of recordings, for the progress bar
-    columns   says where the speaker columns come from; another text than last time writes the set anew
-    left_out  (path, reason) of what was rejected before it could be a source
-    A run that was killed goes on where it was; a finished one is left as it is, byte for byte.
-    Raises UserError, and writes no list, when no recording is usable or more than 5 % cannot be read.
+    columns   identifies where the speaker columns come from; when it differs from the last run's, the lists are
+              written again
+    left_out  (path, reason) of recordings that were rejected beforehand
+    A killed run continues where it was; a finished set stays as it is, byte for byte.
+    Raises UserError, and writes no list, when no recording is usable or when more than 5 % cannot be read.
     """
     summary = Summary(folder)
     for path, reason in left_out:
@@ -115,16 +121,18 @@ def prepare_set(
 
 
 class Journal:
-    """The journal of one set: what the last runs found, and what this run finds.
+    """The journal of one set: what earlier runs found, and what this run finds.
 
-    A run writes journal.partial.jsonl, which takes the place of journal.jsonl when the run is through; what a
-    killed run has left is folded into journal.jsonl first. Another `settings` voids it.
+    folder    of the set
+    settings  a journal that was written with other settings is ignored
+    A run writes journal.partial.jsonl, which replaces journal.jsonl when the run ends. What a killed run has left is
+    merged into journal.jsonl first.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.path, self.partial = folder / "journal.jsonl", folder / "journal.partial.jsonl"
         self.settings = json.dumps(settings, sort_keys=True)
-        self.length = 0  # records that `known` has given
+        self.length = 0  # records that `known` has yielded
         if self.partial.exists():
             with writing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
                 file.write(self.settings + "\n")
@@ -132,12 +140,13 @@ class Journal:
             self.partial.unlink()
 
     def known(self) -> Iterator[Record]:
+        """Yield the records of earlier runs, in the order of the ids."""
         for record in self._read(self.path):
             self.length += 1
             yield record
 
     def recorded(self, results: Iterable[tuple[Source, Record, str]]) -> Iterator[tuple[Source, Record, str]]:
-        """Pass the results on, each written down before."""
+        """Write the record of each result, then yield the result."""
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         with open(self.partial, "w", encoding="utf-8") as file:
             file.write(self.settings + "\n")
@@ -148,6 +157,7 @@ class Journal:
                 yield result
 
     def finish(self) -> None:
+        """Put the journal of this run in the place of the old one."""
         os.replace(self.partial, self.path)
 
     def _merged(self) -> Iterator[Record]:
@@ -166,12 +176,12 @@ class Journal:
             if next(lines, "").rstrip("\n") != self.settings:
                 return
             for line in lines:
-                if line.endswith("\n"):  # the last line of a killed run may be a piece of one
+                if line.endswith("\n"):  # the last line of a killed run may be incomplete
                     yield Record(*json.loads(line))
 
 
 class _Unchanged(Exception):
-    """Every recording was known: the lists being written would equal those on disk."""
+    """Every recording was known, so the lists on disk are up to date."""
 
 
 def _entries(
@@ -205,7 +215,7 @@ def _with_known(sources: Iterable[Source], records: Iterator[Record]) -> Iterato
         while record and record.id < source.id:
             record = next(records, None)
         yield source, record if record and record.id == source.id else None
-    for _ in records:  # to the end: recordings that are gone count too
+    for _ in records:  # read to the end, so that records of removed recordings are counted too
         pass
 
 
@@ -214,7 +224,7 @@ def _process(task: tuple[Source, Record | None], checks: Checks) -> tuple[Source
     try:
         stat = os.stat(source.path)
         size, mtime_ns = stat.st_size, stat.st_mtime_ns
-    except OSError as error:  # a dangling link, or gone since it was listed
+    except OSError as error:  # a dangling link, or removed since it was listed
         reason = f"{UNREADABLE}: {error.strerror}"
         return source, Record(source.id, source.path, 0, 0, source.path, 0, reason, ""), "examined"
     same = known is not None and known[1:4] == (source.path, size, mtime_ns)
@@ -231,7 +241,7 @@ def _refuse_when_broken(summary: Summary) -> None:
         path, reason = next(item for item in summary.rejected if item[1].startswith(UNREADABLE))
         raise UserError(
             f"{summary.folder}: {unreadable:,} of {seen:,} recordings cannot be read, more than "
-            f"{MAX_UNREADABLE:.0%}, for one {path} ({reason}); copy or download the corpus again"
+            f"{MAX_UNREADABLE:.0%}; the first is {path} ({reason}); copy or download the corpus again"
         )
     if not summary.utterances:
         why = f": {_counts(summary.reasons)}" if seen else ""

@@ -41,8 +41,11 @@ def test_folders_of_classes_and_speakers(tmp_path, capsys):
     folds = {speaker: set(table.folds[table.speakers == speaker].tolist()) for speaker in "abc"}
     assert sorted(map(tuple, folds.values())) == [("fold1",), ("fold2",), ("fold3",)]
     told = capsys.readouterr()
-    assert "3 speakers, so there are 3 folds" in told.out
-    assert "no folder named after a class: 1 recordings" in told.err and "(first: whose.wav)" in told.err
+    assert "there are 3 folds, as many as speakers" in told.out
+    assert (
+        "1 recordings of " in told.err
+        and "no folder named after a class and are left out; the first is whose.wav" in told.err
+    )
     assert len(list((tmp_path / "data/all/audio").iterdir())) == 1  # the rest is used as it lies there
 
 
@@ -58,7 +61,7 @@ def test_without_speakers_every_recording_is_one_and_that_is_told(tmp_path, caps
         for fold in ("fold1", "fold2", "fold3")
         for name in ("glad", "cross")
     )
-    assert "speakers are not known: each recording counts as one" in capsys.readouterr().err
+    assert "speakers are unknown, so each recording counts as one" in capsys.readouterr().err
 
 
 def test_table_with_paths_from_its_folder_and_from_elsewhere(tmp_path):
@@ -104,8 +107,8 @@ def test_table_that_names_what_lies_where_the_set_is_made_is_refused_and_loses_n
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ("file\tlabel\tspeaker\n", "first line has to name the columns path, label and speaker"),
-        ("path\tlabel\tspeaker\n", "names no recording"),
+        ("file\tlabel\tspeaker\n", "first line must name the columns path, label and speaker"),
+        ("path\tlabel\tspeaker\n", "lists no recording"),
         ("path\tlabel\tspeaker\na.wav\tglad\t\n", "line 2 lacks its path, its label or its speaker"),
         ("path\tlabel\tspeaker\nb.wav\tglad\ta\n", "line 2 names b.wav, which is not there"),
         ("path\tlabel\tspeaker\na.wav\tglad\ta\n./a.wav\tglad\ta\n", "line 3 names ./a.wav, which comes twice"),
@@ -133,7 +136,7 @@ def test_bad_folder_is_one_sentence_and_nothing_is_made(tmp_path):
     by_speaker(tmp_path / "mixed")
     refused("lies in the corpus", tmp_path / "mixed", tmp_path / "mixed/data")
     wav(tmp_path / "mixed/glad/loose.wav")
-    refused("glad/loose.wav: lies in no speaker's folder, and others do", tmp_path / "mixed")
+    refused("glad/loose.wav: is in no speaker's folder, but others are", tmp_path / "mixed")
     by_speaker(tmp_path / "one", classes=["glad"])
     refused("all 6 utterances are of one class", tmp_path / "one")
     for path in by_speaker(tmp_path / "broken").rglob("*.wav"):

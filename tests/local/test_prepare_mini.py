@@ -112,7 +112,7 @@ def test_other_options_in_the_same_folder_are_refused(corpus):
 
 
 def test_one_session_is_refused_because_targets_cross_sessions(tmp_path):
-    with pytest.raises(UserError, match="test_sessions: 1 is too small; give 2 or more"):
+    with pytest.raises(UserError, match="--test-sessions is 1; it must be at least 2"):
         prepare_mini.main(replace(TINY, out=tmp_path, test_sessions=1))
 
 

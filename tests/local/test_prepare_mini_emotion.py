@@ -10,7 +10,7 @@ from cslib.config import UserError
 from cslib.data.classes import ClassTable
 from cslib.data.utterances import Utterances
 from local import prepare_mini_emotion
-from local.prepare_mini_emotion import SPREAD, STYLES, Options, main, speak_in_styles
+from local.prepare_mini_emotion import DEVIATIONS, STYLES, Options, main, speak_in_styles
 
 TINY = Options(speakers=3, sessions=1, folds=3)
 
@@ -77,7 +77,7 @@ def test_styles_overlap_and_the_channel_moves_the_level_more(monkeypatch, tmp_pa
         ends = np.sort(values[..., column], axis=0)[[1, -2]]
         order = np.argsort(values[..., column].mean(0))
         assert all(ends[1, low] > ends[0, high] for low, high in zip(order, order[1:], strict=False)), name
-    assert np.allclose(within[:3], SPREAD[:3], rtol=0.3)
+    assert np.allclose(within[:3], DEVIATIONS[:3], rtol=0.3)
 
 
 def quick_channel(rng):
@@ -98,14 +98,14 @@ def test_the_same_seed_gives_the_same_bytes_and_a_second_run_does_nothing(made, 
         main(replace(TINY, out=made, speakers=5))
 
 
-def test_another_number_of_folds_deals_the_speakers_anew_and_synthesises_nothing(tmp_path, capsys):
+def test_another_number_of_folds_divides_the_speakers_again_and_synthesises_nothing(tmp_path, capsys):
     main(replace(TINY, out=tmp_path, nj=1))
     old = ClassTable.read(tmp_path / "all/emotions.tsv")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "all").rglob("*.[fj]*")}
     assert len(before) > 12
     main(replace(TINY, out=tmp_path, folds=2))
     new = ClassTable.read(tmp_path / "all/emotions.tsv")
-    assert "dealt into 2 folds anew" in capsys.readouterr().out
+    assert "divided into 2 folds now" in capsys.readouterr().out
     assert set(new.folds) == {"fold1", "fold2"} and new.labels.tolist() == old.labels.tolist()
     assert before == {path: path.stat().st_mtime_ns for path in before}
     main(replace(TINY, out=tmp_path))
@@ -114,6 +114,6 @@ def test_another_number_of_folds_deals_the_speakers_anew_and_synthesises_nothing
 
 @pytest.mark.parametrize("wrong", [{"sessions": 0}, {"folds": 1}, {"speakers": 2}])
 def test_senseless_sizes_are_refused(tmp_path, wrong):
-    with pytest.raises(UserError, match="folds at least 2"):
+    with pytest.raises(UserError, match=r"--(sessions|folds) is \d; it must be at least"):
         main(replace(TINY, out=tmp_path / "new", **wrong))
     assert not (tmp_path / "new").exists()

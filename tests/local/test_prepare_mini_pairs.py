@@ -118,8 +118,8 @@ def test_the_same_seed_gives_the_same_bytes_and_a_second_run_does_nothing(option
 
 
 def test_one_noise_for_both_and_sets_of_nobody_are_refused(options, tmp_path):
-    with pytest.raises(UserError, match="is the training noise too"):
+    with pytest.raises(UserError, match="is the training noise, too"):
         main(replace(options, noise_test=options.noise, out=tmp_path / "a"))
-    with pytest.raises(UserError, match="valid_speakers: 0 is too small"):
+    with pytest.raises(UserError, match="--valid-speakers is 0; it must be at least 1"):
         main(replace(options, valid_speakers=0, out=tmp_path / "a"))
     assert not (tmp_path / "a").exists()

@@ -97,7 +97,7 @@ def test_folders_of_any_format_are_split_and_the_rest_is_made_up(tmp_path):
     prepare_noise.main(Options(out=out, synthetic=True, **folders, **SMALL))
     train, test = open_banks(out / "noise"), open_banks(out / "noise_test")
     assert (len(train.noise["noise"]), len(test.noise["noise"])) == (4, 2)
-    # Six RIRs are few: behind those given stand synthetic ones, so that adverse recordings differ in their RIR.
+    # Six RIRs are few: synthetic ones follow, so that adverse recordings differ in their RIR.
     assert (len(train.rirs), len(test.rirs)) == (4 + 8, 2 + 4)
     assert not recordings(train.rirs) & recordings(test.rirs)
     assert not recordings(train.noise["noise"]) & recordings(test.noise["noise"])
@@ -187,7 +187,7 @@ def test_positions_in_one_room_stay_together(tmp_path):
 
 @pytest.mark.parametrize(
     "sources, complaint",
-    [({}, "nothing to make noise from"), ({"noise_dir": Path("nowhere")}, "nowhere: there is no audio file")],
+    [({}, "no source of noise is given"), ({"noise_dir": Path("nowhere")}, "nowhere: there is no audio file")],
 )
 def test_missing_sources_are_one_sentence(tmp_path, sources, complaint):
     with pytest.raises(UserError, match=complaint):

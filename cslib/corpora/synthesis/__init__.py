@@ -1,1 +1,1 @@
-"""Synthetic speech, recording channels, noises and rooms: a corpus that can be made anywhere in a minute."""
+"""Synthetic speech, recording channels, noises and RIRs, for a corpus that can be made anywhere in a minute."""

@@ -1,7 +1,7 @@
-"""Recording channels: the microphone, the room and the noise that all utterances of one session share.
+"""Recording channels: microphone, room and noise, which all utterances of a session share.
 
-Two recordings of one session sound alike for reasons that have nothing to do with who speaks. That is the
-main difficulty of learning speakers without labels, so a made-up corpus has to have it.
+Recordings of one session sound alike for reasons other than the speaker. That is the main difficulty of learning
+speakers without labels, so a synthetic corpus must have it too.
 """
 
 from __future__ import annotations
@@ -18,16 +18,23 @@ from cslib.data.manifests import SAMPLE_RATE
 
 @dataclass(frozen=True)
 class Channel:
-    """One session's recording conditions."""
+    """The recording conditions of one session.
 
-    microphone: np.ndarray  # FIR response [taps], linear phase
-    rir: np.ndarray  # float32 [n], main tap first
-    level: float  # dB of full scale, RMS of the speech
-    noise_level: float  # dB relative to the speech
-    noise_slope: float  # dB per octave
+    microphone   FIR response [taps], linear phase
+    rir          float32 [n], main tap first
+    level        RMS of the recording, dB of full scale
+    noise_level  dB relative to the speech
+    noise_slope  dB per octave, by which the noise falls
+    """
+
+    microphone: np.ndarray
+    rir: np.ndarray
+    level: float
+    noise_level: float
+    noise_slope: float
 
     def record(self, rng: np.random.Generator, speech: np.ndarray) -> np.ndarray:
-        """int16 [n] of `speech` ([n] at 16 kHz, any scale) as this channel hears it."""
+        """Record speech, [n] at 16 kHz at any scale, through this channel: int16 [n]."""
         heard = fftconvolve(speech, self.rir)[: len(speech)]
         heard = heard / np.sqrt(np.mean(heard**2))
         heard += 10 ** (self.noise_level / 20) * coloured(rng, len(heard), self.noise_slope, bumps=3.0)
@@ -38,7 +45,7 @@ class Channel:
 
 
 def draw_channel(rng: np.random.Generator) -> Channel:
-    """A random microphone in a random room; mild enough that the speech stays clear."""
+    """A random microphone in a random room, mild enough that the speech stays clear."""
     return Channel(
         microphone=_microphone(rng),
         rir=draw_rir(rng, rt60=rng.uniform(0.1, 0.35), distance=(0.15, 1.0)),
@@ -49,7 +56,7 @@ def draw_channel(rng: np.random.Generator) -> Channel:
 
 
 def _microphone(rng: np.random.Generator) -> np.ndarray:
-    """Tilt, band limits and a smooth random deviation of the frequency response."""
+    """A frequency response with tilt, band limits and a smooth random deviation."""
     hertz = np.linspace(0, SAMPLE_RATE / 2, 257)
     octaves = np.log2(np.maximum(hertz, 50.0) / 1000.0)
     low, high = 10 ** rng.uniform(1.7, 2.4), rng.uniform(4500, 8000)

@@ -1,4 +1,4 @@
-"""Noises, music-like sounds and babble, made from a random generator alone (and, for babble, some speech)."""
+"""Synthetic noises, music-like sounds, and babble mixed from speech."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from scipy.signal import lfilter
 
 from cslib.data.manifests import SAMPLE_RATE
 
-_PEAK = 0.5  # of full scale, for everything made here
+_PEAK = 0.5  # of full scale, of all sounds
 
 
 def draw_noise(rng: np.random.Generator, frames: int) -> np.ndarray:
-    """int16 [frames] of one random noise: steady, fluctuating, humming or made of knocks."""
+    """A random noise, int16 [frames] at 16 kHz: steady, fluctuating, humming or knocking."""
     return to_int16(_NOISES[rng.integers(len(_NOISES))](rng, frames))
 
 
 def draw_music(rng: np.random.Generator, frames: int) -> np.ndarray:
-    """int16 [frames]: a chord progression, strummed or broken, on some instrument, with drums."""
+    """A chord progression, strummed or broken, on a random instrument, with drums: int16 [frames] at 16 kHz."""
     tonic = rng.uniform(90, 220)
     beat = int(SAMPLE_RATE * 60 / rng.uniform(70, 150))
     harmonics = rng.uniform(0.3, 1.0, 24) * np.arange(1, 25) ** -rng.uniform(0.6, 1.6)
@@ -39,14 +39,14 @@ def draw_music(rng: np.random.Generator, frames: int) -> np.ndarray:
     return to_int16(music)
 
 
-def mix_babble(rng: np.random.Generator, talkers: Sequence[np.ndarray], frames: int) -> np.ndarray:
-    """int16 [frames] of several people at once.
+def mix_babble(rng: np.random.Generator, speakers: Sequence[np.ndarray], frames: int) -> np.ndarray:
+    """Several people who speak at once, int16 [frames].
 
-    talkers   int16 [any] each: brought to one level, then up to 6 dB louder or softer; repeated when short
+    speakers  int16 [any] each; normalised in level, then up to 6 dB louder or softer; short ones are repeated
     """
     babble = np.zeros(frames)
-    for talker in talkers:
-        speech = talker.astype(np.float64)
+    for samples in speakers:
+        speech = samples.astype(np.float64)
         speech /= max(np.sqrt(np.mean(speech**2)), 1.0)
         place = rng.integers(len(speech)) + np.arange(frames)
         babble += 10 ** (rng.uniform(-6, 6) / 20) * np.take(speech, place, mode="wrap")
@@ -54,9 +54,9 @@ def mix_babble(rng: np.random.Generator, talkers: Sequence[np.ndarray], frames: 
 
 
 def coloured(rng: np.random.Generator, frames: int, slope: float, bumps: float = 0.0) -> np.ndarray:
-    """Stationary noise [frames] of unit power whose spectrum falls by `slope` dB per octave.
+    """Stationary noise, float [frames] of unit power, whose spectrum falls by `slope` dB per octave.
 
-    bumps   dB, standard deviation of a smooth random deviation from that slope
+    bumps  dB, standard deviation of a smooth random deviation from that slope
     """
     size = 2 ** int(np.ceil(np.log2(max(frames, 2))))  # rfft of a length with large prime factors is slow
     octaves = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 40.0) / 1000.0)
@@ -67,7 +67,7 @@ def coloured(rng: np.random.Generator, frames: int, slope: float, bumps: float =
 
 
 def to_int16(signal: np.ndarray, peak: float = _PEAK) -> np.ndarray:
-    """Scaled so that the largest sample is `peak` of full scale."""
+    """int16, scaled so that the largest magnitude is `peak` of full scale."""
     return np.round(signal * (peak * 32767 / max(np.abs(signal).max(), 1e-9))).astype(np.int16)
 
 

@@ -8,19 +8,19 @@ from cslib.data.manifests import SAMPLE_RATE
 
 MAX_SECONDS = 1.0
 _SPEED_OF_SOUND = 343.0
-_EARLY_SECONDS = 0.06  # reflections up to here one by one, later ones as decaying noise
-_NEGLIGIBLE_DB = -60.0  # a tail with less than this share of the energy is dropped
+_EARLY_SECONDS = 0.06  # earlier reflections are computed one by one, later ones are decaying noise
+_NEGLIGIBLE_DB = -60.0  # a tail with a smaller share of the energy is cut off
 
 
 def align_rir(response: np.ndarray) -> np.ndarray:
-    """float32 [<= 16000]: the response from its largest tap on, that tap scaled to 1, the inaudible tail cut.
+    """Align an RIR: float32 [<= 16000], from its largest tap on, which is scaled to 1, and without the inaudible tail.
 
-    response   [n] at 16 kHz, any scale; the delay before the main tap goes, so that speech stays in time
+    response  [n] at 16 kHz, at any scale; dropping what precedes the main tap keeps the speech in time
     Raises ValueError when it is empty, silent or not finite.
     """
     response = np.asarray(response, dtype=np.float64)
     if not len(response) or not np.isfinite(response).all() or not response.any():
-        raise ValueError("a room impulse response has to be finite and must not be silent")
+        raise ValueError("a room impulse response must be finite and must not be silent")
     main = int(np.argmax(np.abs(response)))
     response = response[main : main + round(MAX_SECONDS * SAMPLE_RATE)] / response[main]
     remaining = np.cumsum(response[::-1] ** 2)[::-1]
@@ -29,18 +29,18 @@ def align_rir(response: np.ndarray) -> np.ndarray:
 
 
 def draw_rir(rng: np.random.Generator, rt60: float, distance: tuple[float, float] = (0.5, 3.0)) -> np.ndarray:
-    """A random shoebox room (Allen and Berkley 1979): early images one by one, then a decaying tail of noise.
+    """The RIR of a random shoebox room: early reflections by the image method (Allen and Berkley 1979), then noise.
 
     Returns float32 [<= 16000] at 16 kHz, aligned as by `align_rir`.
 
-    rt60       seconds until the sound has fallen by 60 dB; sets the walls' reflectance by Eyring's formula
-    distance   metres between talker and microphone, drawn between these where the room allows
+    rt60      seconds until the sound has decayed by 60 dB
+    distance  lowest and highest distance between speaker and microphone in metres, as far as the room allows
     """
     size = rng.uniform([3.5, 3.0, 2.4], [9.0, 7.0, 4.0])
     microphone = rng.uniform(0.5, size - 0.5)
-    talker = _at_distance(rng, microphone, size, rng.uniform(*distance))
+    speaker = _at_distance(rng, microphone, size, rng.uniform(*distance))
     reflectance = _reflectance(size, rt60)
-    delays, gains = _images(size, microphone, talker, reflectance)
+    delays, gains = _images(size, microphone, speaker, reflectance)
     response = np.zeros(round(min(MAX_SECONDS, max(rt60, _EARLY_SECONDS)) * SAMPLE_RATE) + 1)
     taps = np.round((delays - delays.min()) * SAMPLE_RATE).astype(int)
     early = round(_EARLY_SECONDS * SAMPLE_RATE)
@@ -63,13 +63,13 @@ def _at_distance(rng: np.random.Generator, centre: np.ndarray, size: np.ndarray,
 
 
 def _images(
-    size: np.ndarray, microphone: np.ndarray, talker: np.ndarray, reflectance: float
+    size: np.ndarray, microphone: np.ndarray, speaker: np.ndarray, reflectance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Delays (s) and gains of all mirror images near enough to be heard early."""
+    """Delays (s) and gains of all mirror images whose sound arrives early."""
     reach = int(np.ceil(_SPEED_OF_SOUND * _EARLY_SECONDS / (2 * size.min()))) + 1
     cells = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
     mirrored = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), -1).reshape(1, -1, 3)
-    position = np.where(mirrored == 1, -talker, talker) + 2 * cells * size
+    position = np.where(mirrored == 1, -speaker, speaker) + 2 * cells * size
     bounces = (np.abs(cells) + np.abs(cells - mirrored)).sum(-1).ravel()
     metres = np.maximum(np.linalg.norm(position - microphone, axis=-1).ravel(), 0.1)
     return metres / _SPEED_OF_SOUND, reflectance**bounces / metres

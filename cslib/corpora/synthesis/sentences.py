@@ -1,4 +1,4 @@
-"""English sentences from a small grammar: text that any voice can read, with no corpus behind it."""
+"""English sentences from a small grammar."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ _LINKS = ("and then", "because", "while", "although", "but", "so")
 
 
 def draw_sentence(rng: np.random.Generator, shortest: int, longest: int) -> str:
-    """A sentence of `shortest` to `longest` words: clauses joined by conjunctions."""
+    """A random sentence of `shortest` to `longest` words: clauses joined by conjunctions."""
     while True:
         text = _clause(rng)
         while len(text.split()) < shortest:

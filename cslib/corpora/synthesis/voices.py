@@ -1,9 +1,9 @@
-"""Speakers from a speech synthesiser: every speaker is a generated espeak-ng voice variant with an accent.
+"""Voices for a speech synthesiser: each speaker is a random espeak-ng voice variant with an accent.
 
-espeak-ng is a formant synthesiser. A voice variant is a small text file that scales its formants, sets the
-pitch, adds breath and roughness; see docs/voices.md of espeak-ng for the keywords. The library and its data
-come from the wheel `espeakng_loader`; the data that English needs (under 2 MB) are copied, because the
-variants have to lie inside the data folder and an installed wheel may be read-only.
+espeak-ng is a formant synthesiser. A voice variant is a small text file that scales its formants, sets the pitch and
+adds breath and roughness; docs/voices.md of espeak-ng explains the keywords. The library and its data come from the
+wheel `espeakng_loader`. The data for English (under 2 MB) are copied, because variants must lie inside the data folder
+and an installed wheel may be read-only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOUDNESS = 60  # loud voices clip inside espeak-ng at the default of 100
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker. Pitches in Hz; formants in percent of the synthesiser's own, indexed 0..8."""
+    """One speaker. Pitches are in Hz; formants 0..8 are in percent of the synthesiser's own."""
 
     sex: str  # "m" or "f"
     accent: str  # key of ACCENTS
@@ -53,7 +53,7 @@ class Voice:
     rate: int  # words per minute
 
     def variant(self, name: str) -> str:
-        """The text of the espeak-ng voice variant file."""
+        """The text of the espeak-ng voice variant file of this name."""
         formants = zip(self.frequency, self.height, self.width, strict=True)
         lines = [
             "language variant",
@@ -75,8 +75,9 @@ class Voice:
 def draw_voice(rng: np.random.Generator, sex: str) -> Voice:
     """A random speaker.
 
-    The vocal tract's length moves all formants together (women's about 15 % higher), each formant has its own
-    small deviation, and the rest (slope, breath, creak, tune, rate) is drawn around ordinary voices.
+    sex  "m" or "f"
+    The length of the vocal tract scales all formants together (women's are about 15 % higher), each formant has a small
+    deviation of its own, and the rest (slope, breath, creak, tune, rate) varies around ordinary values.
     """
     base = rng.uniform(88, 142) if sex == "m" else rng.uniform(158, 238)
     tract = rng.normal(98, 5.5) if sex == "m" else rng.normal(111, 5.5)
@@ -101,24 +102,24 @@ def draw_voice(rng: np.random.Generator, sex: str) -> Voice:
 
 
 def _tone(slope: float) -> tuple[int, ...]:
-    """slope   -1 dull .. 1 bright"""
+    """Frequencies and amplitudes of the spectral slope, -1 (dull) to 1 (bright)."""
     at_1200, at_2400, at_4800 = (round(b + s * slope) for b, s in ((135, 40), (115, 65), (110, 80)))
     return 600, 170, 1200, at_1200, 2400, at_2400, 4800, at_4800
 
 
-def _around(rng: np.random.Generator, centre: float, spread: float) -> tuple[int, ...]:
-    return tuple(int(v) for v in np.round(np.clip(rng.normal(centre, spread, 9), 0.6 * centre, 1.4 * centre)))
+def _around(rng: np.random.Generator, centre: float, deviation: float) -> tuple[int, ...]:
+    return tuple(int(v) for v in np.round(np.clip(rng.normal(centre, deviation, 9), 0.6 * centre, 1.4 * centre)))
 
 
 class Synthesiser:
-    """espeak-ng, in this process, speaking with the given voices.
+    """espeak-ng, in this process, with the given voices.
 
-    voices   one per name; the names are those passed to `say`
-    folder   empty folder for the data; the caller removes it
+    voices  by the name that `say` takes
+    folder  empty folder for the data; the caller removes it
 
-    The library keeps its phases from one utterance to the next, so its output depends on all that it said
-    before: for a reproducible speaker, start a process for each and say the same things in the same order.
-    Raises RuntimeError when the library refuses.
+    The library keeps state from one utterance to the next, so its output depends on everything it has said before. To
+    reproduce a speaker, start a new process and say the same sentences in the same order.
+    Raises RuntimeError when the library cannot start.
     """
 
     def __init__(self, voices: dict[str, Voice], folder: Path) -> None:
@@ -136,10 +137,12 @@ class Synthesiser:
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # it starts from the time of day
 
     def say(self, name: str, text: str, rate: float = 1.0, pitch: int = 50, pitch_range: int = 50) -> np.ndarray:
-        """int16 samples [n] at `sample_rate` of `text` by voice `name`.
+        """Say `text` with the voice `name`: int16 [n] at `sample_rate`.
 
         rate         factor on the voice's own words per minute
-        pitch, pitch_range   0..100, 50 is the voice's own
+        pitch        0..100; 50 is the voice's own
+        pitch_range  0..100; 50 is the voice's own
+        Raises RuntimeError when the library refuses.
         """
         voice = self.voices[name]
         if self._library.espeak_SetVoiceByName(f"{ACCENTS[voice.accent]}+{name}".encode()) != 0:

@@ -32,16 +32,16 @@ def test_kinds_of_noise_differ_in_how_steady_they_are():
     assert steady < fluctuating and steady < knocks
 
 
-def test_babble_holds_all_talkers_within_six_decibels():
+def test_babble_holds_all_speakers_within_six_decibels():
     rng = np.random.default_rng(0)
     time = np.arange(32000) / 16000
-    talkers = [(1000 * k * np.sin(2 * np.pi * 400 * k * time)).astype(np.int16) for k in (1, 2, 3)]
-    spectrum = np.abs(np.fft.rfft(mix_babble(rng, talkers, 16000)))
+    speakers = [(1000 * k * np.sin(2 * np.pi * 400 * k * time)).astype(np.int16) for k in (1, 2, 3)]
+    spectrum = np.abs(np.fft.rfft(mix_babble(rng, speakers, 16000)))
     levels = 20 * np.log10([spectrum[400 * k] for k in (1, 2, 3)])
     assert np.ptp(levels) <= 12.1
     assert spectrum[200] < 0.01 * spectrum[400]
 
 
-def test_short_talkers_are_repeated():
+def test_short_speakers_are_repeated():
     babble = mix_babble(np.random.default_rng(0), [np.array([100, -100], np.int16)], 1000)
     assert (np.abs(babble) > 0).all()
