@@ -23,12 +23,7 @@ from matplotlib.figure import Figure
 from cslib.config import UserError, require, run
 from cslib.files import read_json, write_lines, writing
 
-OF_THE_MACHINE = (
-    "data_seconds",
-    "compute_seconds",
-    "items_per_second",
-    "memory_gb",
-)  # speed of the machine: not plotted
+NOT_PLOTTED = ("data_seconds", "compute_seconds", "items_per_second", "memory_gb")  # speed of the machine
 COLUMNS = 4  # panels per row
 
 Curves = dict[str, list[Any]]  # of one run: "step" and every value, lists of equal length; None for missing
@@ -97,7 +92,7 @@ def thinned(lines: list[dict[str, float]], points: int) -> Curves:
 
     The step is the last one of each run of lines, as a line itself is a mean over the steps before it.
     """
-    names = dict.fromkeys(name for line in lines for name in line if name not in (*OF_THE_MACHINE, "step"))
+    names = dict.fromkeys(name for line in lines for name in line if name not in (*NOT_PLOTTED, "step"))
     parts = np.array_split(np.arange(len(lines)), min(points, len(lines)))
     curves: Curves = {"step": [lines[rows[-1]]["step"] for rows in parts]}
     for name in names:

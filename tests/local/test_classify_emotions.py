@@ -130,7 +130,7 @@ def test_embeddings_of_another_set_or_of_several_streams_are_refused(made, tmp_p
     assert not options.out.exists()
 
 
-def test_class_of_one_fold_only_is_told_and_training_folds_of_one_class_are_refused(tmp_path, capsys):
+def test_class_of_one_fold_only_is_reported_and_training_folds_of_one_class_are_refused(tmp_path, capsys):
     rows = [
         Labelled(f"u{n:02d}", "rare" if n < 3 else CLASSES[n % 2], f"s{n // 6}", f"fold{n // 12}") for n in range(36)
     ]
@@ -141,7 +141,7 @@ def test_class_of_one_fold_only_is_told_and_training_folds_of_one_class_are_refu
         writer.add(table.utterances.tolist(), values)
     options = Options(str(tmp_path / "e.scp"), tmp_path / "emotions.tsv", "dino", "folder", tmp_path / "scores")
     classify_emotions.main(options)
-    assert "fold0: nothing else holds rare" in capsys.readouterr().out
+    assert "fold0: no other fold holds rare" in capsys.readouterr().out
 
     ClassTable.of([row._replace(label="a" if row.fold == "fold0" else "b") for row in rows]).write(options.table)
     with pytest.raises(UserError, match="without fold0 all utterances are of one class"):

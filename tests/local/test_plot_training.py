@@ -105,10 +105,10 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     "text, complaint",
     [
-        (None, "could not be read"),
-        ("", "nothing is logged yet"),
-        ("\x00\n", "line 1 is not one"),
-        ('{"step": 20, "loss": 1}\n{"step": 40}\n', "line 2 is not one"),
+        (None, "cannot be read"),
+        ("", "no line is logged yet"),
+        ("\x00\n", "line 1 is not from"),
+        ('{"step": 20, "loss": 1}\n{"step": 40}\n', "line 2 is not from"),
     ],
 )
 def test_what_is_no_log_is_refused_and_nothing_is_written(tmp_path, text, complaint):
