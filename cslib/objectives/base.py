@@ -1,13 +1,58 @@
-"""Training objectives, one file each, found by the name in the configuration.
+'''What a training objective is, and how to add one.
 
-A file cslib/objectives/<name>.py defines
+An objective is a loss together with the networks that it trains and whatever it keeps between steps. A config finds it
+by name: `objective: {name: dino}` is cslib/objectives/dino/objective.py. A small one may be a single file,
+cslib/objectives/<name>.py. Either module defines
 
-    Config                          dataclass, the `objective:` section of a training config
-    class <Name>(Objective)
-    build(config, task) -> Objective
+    Config                            dataclass: the `objective:` section of a training config
+    class <Name>(Objective)           what is minimised
+    build(config, task) -> Objective  an instance of it
 
-and nothing else has to be touched.
-"""
+and nothing else has to change. The arithmetic of a larger one goes into loss.py beside it, and what it keeps into
+modules of their own. A whole objective, instance discrimination as in SimCLR:
+
+    """Two crops of an utterance find each other among those of the batch (Chen et al. 2020, arXiv 2002.05709)."""
+
+    from dataclasses import dataclass
+
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor, nn
+
+    from cslib.config import find
+    from cslib.datasets.augmentation import to_float
+    from cslib.datasets.views import ViewConfig, Views
+    from cslib.objectives.base import Losses, Objective, Task
+
+
+    @dataclass
+    class Config:
+        seconds: float = 2.0  # length of a crop
+        temperature: float = 0.1  # of the cosines
+
+
+    class SimClr(Objective):
+        def __init__(self, config: Config, task: Task) -> None:
+            super().__init__()
+            self.temperature = config.temperature
+            views = ViewConfig(global_seconds=config.seconds, local_crops=0)
+            self.dataset = Views(task.utterances, task.banks, views, task.augment, task.seed)
+            self.encoder = find("models", task.network.name).build(task.network)
+
+        def forward(self, batch: dict[str, Tensor]) -> Losses:
+            first, second = to_float(batch["global"]).unbind(1)  # [B, T] each
+            cosines = F.normalize(self.encoder(first), dim=-1) @ F.normalize(self.encoder(second), dim=-1).T
+            own = torch.arange(len(cosines), device=cosines.device)
+            loss = F.cross_entropy(cosines.float() / self.temperature, own)
+            return Losses(loss, diagnostics={"accuracy": (cosines.argmax(1) == own).float().mean()})
+
+        def embedding_network(self) -> nn.Module:
+            return self.encoder
+
+
+    def build(config: Config, task: Task) -> SimClr:
+        return SimClr(config, task)
+'''
 
 from __future__ import annotations
 
@@ -26,7 +71,7 @@ from cslib.datasets.augmentation import AugmentConfig
 
 
 def objective_named(name: str) -> type[Objective]:
-    """The subclass of Objective in cslib/objectives/<name>/objective.py. Raises UserError for an unknown name."""
+    """The subclass of Objective that the module of this name defines. Raises UserError for an unknown name."""
     module = find("objectives", name)
     return next(
         kind
@@ -37,7 +82,14 @@ def objective_named(name: str) -> type[Objective]:
 
 @dataclass
 class Losses:
-    """What one step gives back: the scalar to minimise, its parts and diagnostics to log (detached)."""
+    """What `Objective.forward` returns.
+
+    total        scalar to minimise, with its graph; float32
+    parts        the terms that it consists of, by name: scalars to log, detached
+    diagnostics  scalars that show whether the training is healthy, by name: to log, detached
+
+    The names become keys of log.jsonl, where every value is the mean over the steps since the last line.
+    """
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
@@ -46,11 +98,17 @@ class Losses:
 
 @dataclass
 class Task:
-    """What an objective is built for: the audio there is, and how a global batch is made of it.
+    """What `build` receives besides the `objective:` section.
 
-    network     the `network:` section, of class cslib.models.<name>.Config with its name
-    labels      int64 [n] identity of each utterance, -1 for "none"; None: every utterance is its own
-    batch_size  items per step over all processes
+    utterances  what `Objective.open_data` returned for --data
+    banks       noise and RIRs; empty without --noise
+    augment     the `augment:` section
+    batch_size  items per step, over all processes
+    seed        of everything that is drawn
+    steps       optimiser steps of the whole training, which schedules span
+    network     the `network:` section: cslib.models.<name>.Config with its `name`; `find("models", network.name)` is
+                the module whose `build(network)` makes the network
+    labels      int64 [n], identity of each utterance, -1 for "none"; None: no --labels were given
     """
 
     utterances: Utterances
@@ -64,59 +122,99 @@ class Task:
 
 
 class Objective(nn.Module):
-    """A loss together with the networks it trains and whatever it has to remember between steps.
+    """A loss, the networks that it trains, and whatever it keeps between steps.
 
-    Anything remembered lives in buffers or in `extra_state`, so that a checkpoint holds it.
+    The training loop calls, in this order,
+
+        open_data, label_column      before anything is built
+        embedding_network, networks, parameter_groups, digests      once
+        dataset[i]                   in loader processes; default_collate makes batches of the items
+        step = ...; forward(batch); after_step()      every step
+        warning(means)               with every line of the log
+
+    A subclass has to define `dataset`, `forward` and `embedding_network`. Whatever it keeps must be in parameters,
+    buffers or `get_extra_state`, so that checkpoints hold it and a resumed run equals an uninterrupted one.
+
+    dataset  item i is a dictionary of arrays, numbers and strings, and a pure function of (seed, i) for every i >= 0:
+             step s takes the items from s * batch_size on, so resuming needs no state. An item's "ids", a string with
+             the names of its utterances, is shown when a loss is not finite.
+    step     how many steps are done
     """
+
+    dataset: Dataset
+    step: int = 0
 
     @classmethod
     def open_data(cls, folder: Path, config: Any) -> Any:
-        """What the objective learns from: by default the recordings of data/<set>.
+        """Open --data: by default the recordings of a set. What is returned becomes `Task.utterances`.
 
-        config  the `objective:` section, of the class Config of the objective's module
+        folder  data/<set>
+        config  the `objective:` section, an instance of Config
+
+        Raises UserError when the folder does not hold what the objective learns from.
         """
         return Utterances.open(folder)
 
     @staticmethod
     def label_column(config: Any) -> str:
-        """The column of --labels to read. Only an objective whose config says it is supervised gives "speaker"."""
+        """Column of the file --labels to read as `Task.labels`, when that option is given.
+
+        "label" holds pseudo-labels. Only an objective whose config says that it is supervised may return "speaker".
+        """
         return "label"
 
-    dataset: Dataset  # item i is a pure function of (seed, i), for every i >= 0: resuming needs no state
-    step: int = 0  # set by the loop before each call: how many steps are done
-
     def forward(self, batch: dict[str, Any]) -> Losses:
+        """The losses of this process's share of the batch.
+
+        batch  items of `dataset`, collated: tensors [B, ...] on the training device and lists of B strings, where B is
+               batch_size / processes
+
+        Runs in training mode, under bfloat16 autocast if the config says so; compute losses in float32. Gradients are
+        averaged over processes, so a mean over a fixed number of items per process is right as it is; use `global_mean`
+        where that number varies and `gather` where a loss needs the items of all processes.
+        """
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """Moving averages, banks, centres, curricula. Called after the optimiser, outside the graph."""
+        """Update moving averages, banks, centres, curricula. Called after the optimiser, outside the graph."""
 
     def embedding_network(self) -> nn.Module:
-        """The part that is kept: `embed(audio [B, T], lengths [B]) -> [B, E]`."""
+        """The network that final.pt keeps: a SpeakerEncoder or an EnhancementNetwork of cslib/models/base.py."""
         raise NotImplementedError
 
     def digests(self) -> dict[str, Any]:
-        """Digests of what the objective reads besides the training set, by name: other inputs make another run."""
+        """Digests of the files that the objective reads besides the training set, by name, as text or lists of text.
+
+        A run continues its checkpoints only if they are the same.
+        """
         return {}
 
     def networks(self) -> list[nn.Module]:
-        """Those in which the time goes, to be compiled."""
+        """The networks that take most of the time: these are compiled with `training.compile`."""
         return [self.embedding_network()]
 
     def warning(self, means: dict[str, float]) -> str | None:
-        """What is wrong and what to try, when the means since the last log line say that the training goes astray.
+        """A sentence that says what is wrong and what to try when the training goes astray; None when it does not.
 
-        means  "loss" and every part and diagnostic, by name
+        means  "loss" and every part and diagnostic by name, means since the last line of the log
         """
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Weight decay acts on matrices, not on biases, norms and scalars."""
+        """Groups for the optimiser. Weight decay acts on matrices, not on biases, norms and scalars.
+
+        A group's "rate_scale" multiplies the learning rate of the schedule.
+        """
         trained = [p for p in self.parameters() if p.requires_grad]
         return [
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
+
+
+def num_processes() -> int:
+    """Processes that train together; 1 outside of torchrun."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -130,9 +228,10 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def global_mean(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen values over all processes, as a term whose gradients, averaged over them, are right.
+    """Mean of the chosen values [n] over all processes, chosen bool [n], as a term of a loss.
 
-    Zero, with zero gradient, when nothing is chosen anywhere.
+    Its gradients, averaged over processes, are those of the global mean. Zero, with zero gradient, when nothing is
+    chosen anywhere.
     """
     chosen = chosen.to(values.dtype)
     total, count = torch.where(chosen > 0, values, 0.0).sum(), chosen.sum()

@@ -1,40 +1,41 @@
-"""How far a training without labels is, on utterances that it never hears: does a part find its own other part?"""
+"""Progress of a training without labels, on held-out utterances: does one part find the other part of its utterance?"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from cslib.config import UserError
+from cslib.config import require
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.data.utterances import Utterances
 from cslib.datasets.augmentation import to_float
 
-BLOCK = 64  # parts that pass through the network at once
-SECONDS = 3.0  # of each part, at most; the beginning and the end of a recording
+BLOCK = 64  # parts per forward pass
+SECONDS = 3.0  # of each part, at most
 
 
 class Retrieval(nn.Module):
-    """Some held-out utterances, in two parts each, and the share of first parts that find their own second part.
+    """The share of held-out utterances whose beginning is nearest to their own end, by cosine.
 
-    rows   int64 [n] which utterances of the set they are
-    share  float32, when it was last measured: 1 / n by chance, which it is before, 1 at best
+    rows   int64 [n], their rows in the set
+    share  float32 scalar as last measured; 1 / n, chance, before that; 1 at best
+    parts  int16 [n, 2, T], beginning and end of each
 
-    Who speaks is not asked: the same recording against other ones. So what a network knows of the recording channel
-    counts as well, and the figure tells a training that learns from one that does not, not the better of two methods.
-    Raises UserError when so many are held out that fewer than half are left.
+    Speakers are not used: a recording is compared with other recordings, so knowledge of the channel counts too. The
+    figure shows whether a training learns, not which of two methods is better.
+    Raises UserError unless from 2 to half of the utterances are held out.
     """
+
+    parts: Tensor
+    share: Tensor
 
     def __init__(self, utterances: Utterances, count: int, seed: int) -> None:
         super().__init__()
-        if count < 2 or 2 * count > len(utterances):
-            raise UserError(
-                f"objective.held_out: {count:,} of {len(utterances):,} utterances will not do; give 0, or "
-                "from 2 to half of them"
-            )
-        # Items have seeds of two numbers, orders of passes have three, the last of them 1.
+        wanted = f"0, or from 2 to half of the {len(utterances):,} utterances"
+        require(2 <= count <= len(utterances) / 2, "objective.held_out", count, wanted)
+        # Seeds of items have two numbers, those of the order of passes have three, the last of them 1.
         self.rows = np.sort(np.random.default_rng([seed, 0, 2]).permutation(len(utterances))[:count])
         parts = torch.from_numpy(np.stack([_parts(utterances, row) for row in self.rows]))
         self.register_buffer("parts", parts, persistent=False)
@@ -42,7 +43,7 @@ class Retrieval(nn.Module):
 
     @torch.no_grad()
     def measure(self, network: nn.Module) -> None:
-        """Update `share`; the network [B, T] -> [B, E] is used in eval mode, and left in the mode it was in."""
+        """Update `share`. The network, [B, T] -> [B, E], is used in eval mode and returned to its mode."""
         training = network.training
         network.eval()
         first, second = (
@@ -55,7 +56,7 @@ class Retrieval(nn.Module):
 
 
 def _parts(utterances: Utterances, row: int) -> np.ndarray:
-    """int16 [2, T] beginning and end of an utterance that have nothing in common, repeated where they are too short."""
+    """int16 [2, T]: beginning and end of an utterance, without overlap, repeated where they are shorter than T."""
     samples = utterances.read(int(row))
     size = round(SECONDS * SAMPLE_RATE)
     length = min(size, len(samples) // 2)

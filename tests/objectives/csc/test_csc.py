@@ -25,7 +25,8 @@ from cslib.datasets.mixtures import MixtureConfig
 from cslib.models import galr
 from cslib.objectives.base import Task, global_mean
 from cslib.objectives.csc.identity_attention import IdentityAttention
-from cslib.objectives.csc.objective import Config, best_permutation, build, pairwise_si_snr, without_outliers
+from cslib.objectives.csc.loss import best_permutation, pairwise_si_snr, without_outliers
+from cslib.objectives.csc.objective import Config, build
 
 COUNT, SIZE = 24, 16
 LABELS = np.array([0] * 10 + [1] * 5 + [2] * 4 + [3] * 3 + [-1] * 2)  # far from uniform
@@ -689,23 +690,29 @@ def test_inverse_temperature_is_learnt_held_at_its_limit_and_can_come_back(corpu
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"identity": "word"}, "objective.identity is one of utterance, cluster, speaker, not 'word'"),
-        ({"bank": "lifo"}, "objective.bank is one of"),
-        ({"global_vector": "median"}, "objective.global_vector is one of"),
-        ({"permutation": "loudness"}, "objective.permutation is one of"),
+        ({"identity": "word"}, "objective.identity is word; it must be utterance or cluster or speaker"),
+        ({"bank": "lifo"}, "objective.bank is lifo; it must be swap or batch or fifo"),
+        ({"global_vector": "median"}, "objective.global_vector is median; it must be"),
+        ({"permutation": "loudness"}, "objective.permutation is loudness; it must be"),
         ({"identity": "cluster"}, "give the file of labels with --labels"),
         ({"labels": LABELS, "identity": "utterance"}, "leave --labels out"),
         ({"labels": LABELS, "bank": "swap"}, "needs bank: fifo"),
         ({"labels": LABELS, "bank": "batch"}, "needs bank: fifo"),
-        ({"alpha": 0.0}, "alpha is more than 0"),
-        ({"alpha": 51.0}, "alpha is more than 0 and at most 50"),
-        ({"bank": "swap", "cell": 1}, "objective.cell holds the 2 talkers of a mixture"),
-        ({"bank": "swap", "steps": 6}, "training.steps: 6 will not do, as the first 6 contrast nothing"),
-        ({"bank": "batch", "entries": 1}, "entries is 2 or more"),
-        ({"bank": "batch", "entries": 3}, "entries divides training.batch_size 4"),
-        ({"bank": "batch", "permutation": "contrast"}, "permutation is separation when bank is batch"),
-        ({"streams": 3, "mixtures": {"streams": 2}}, "mixtures.streams 2 equals network.streams 3"),
-        ({"bank": "swap", "cell": 6, "passes": 1}, "objective.passes is 2 or more"),
+        ({"alpha": 0.0}, "objective.alpha is 0.0; it must be more than 0"),
+        ({"alpha": 51.0}, "objective.alpha is 51.0; it must be more than 0 and at most 50"),
+        ({"bank": "swap", "cell": 1}, "objective.cell is 1; it must be at least 2, the speakers of a mixture"),
+        ({"bank": "swap", "steps": 6}, "training.steps is 6; it must be at least 7: the first 6 only fill the bank"),
+        ({"bank": "batch", "entries": 1}, "objective.entries is 1; it must be at least 2"),
+        (
+            {"bank": "batch", "entries": 3},
+            "objective.entries is 3; it must be at least 2 and divide training.batch_size 4",
+        ),
+        (
+            {"bank": "batch", "permutation": "contrast"},
+            "permutation is contrast; it must be separation when bank is batch",
+        ),
+        ({"streams": 3, "mixtures": {"streams": 2}}, "objective.mixtures.streams is 2; it must be network.streams, 3"),
+        ({"bank": "swap", "cell": 6, "passes": 1}, "objective.passes is 1; it must be at least 2"),
         ({"mixtures": {"streams": 25}, "streams": 25}, "24 identities are too few"),
     ],
 )
@@ -735,7 +742,7 @@ print(mean.item(), weight.grad.item(), global_mean(values, chosen & False).item(
 
 
 def test_mean_over_two_processes_and_its_gradient_equal_those_of_one(tmp_path):
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", SHARE, str(rank), str(tmp_path / "meeting")],

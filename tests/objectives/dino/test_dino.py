@@ -18,17 +18,8 @@ from cslib.datasets.augmentation import AugmentConfig
 from cslib.datasets.views import ViewConfig
 from cslib.models import galr, resnet
 from cslib.objectives.base import Task
-from cslib.objectives.dino.objective import (
-    WINDOW,
-    Config,
-    build,
-    cosines,
-    cross_entropy,
-    embedding_diagnostics,
-    heard,
-    koleo,
-    variance_covariance,
-)
+from cslib.objectives.dino.loss import distillation_loss, koleo_loss, prototype_cosines, variance_covariance_loss
+from cslib.objectives.dino.objective import WINDOW, Config, augmented, build, embedding_diagnostics
 from cslib.training.loop import Trainer
 from local import train as script
 from tests.tiny_run import ROOT, encoder, log, make_set, same_training, train, train_on_two_processes, words
@@ -117,7 +108,7 @@ def test_memory_lean_loss_and_its_gradients_equal_the_naive_ones(long, short):
     log_p = (points @ prototypes.T / 0.1).log_softmax(-1)
     pairs = [(i, j) for i in range(long) for j in range(long + short) if i != j]
     naive = torch.stack([-(targets[:, i] * log_p[:, j]).sum(-1).mean() for i, j in pairs]).mean()
-    lean = cross_entropy(points, prototypes, targets, 0.1)
+    lean = distillation_loss(points, prototypes, targets, 0.1)
     torch.testing.assert_close(lean, naive)
     torch.testing.assert_close(
         torch.autograd.grad(lean, (points, prototypes)), torch.autograd.grad(naive, (points, prototypes))
@@ -130,7 +121,7 @@ def test_loss_of_a_step_is_the_literal_equation(task):
     dino.centre.uniform_(-0.2, 0.2)
     batch, twin = batch_of(dino), copy.deepcopy(dino)  # a forward pass moves running statistics
     with torch.no_grad():
-        long, short = heard(batch, "global"), heard(batch, "local")
+        long, short = augmented(batch, "global"), augmented(batch, "local")
         hidden = torch.cat(
             [twin.encoder(long.flatten(0, 1)).view(8, 2, -1), twin.encoder(short.flatten(0, 1)).view(8, 2, -1)], dim=1
         )
@@ -153,8 +144,8 @@ def test_centre_follows_the_mean_logits_after_they_were_used(task):
         batch, twin = batch_of(dino, 8 * dino.step), copy.deepcopy(dino)
         dino(batch)
         assert torch.equal(dino.centre, wanted)
-        points = twin.teacher_head(twin.teacher_encoder(heard(batch, "global").flatten(0, 1)))
-        wanted = 0.7 * wanted + 0.3 * cosines(points, twin.teacher_head.prototypes()).mean(0)
+        points = twin.teacher_head(twin.teacher_encoder(augmented(batch, "global").flatten(0, 1)))
+        wanted = 0.7 * wanted + 0.3 * prototype_cosines(points, twin.teacher_head.prototypes()).mean(0)
         dino.after_step()
         torch.testing.assert_close(dino.centre, wanted)
         wanted = dino.centre.clone()
@@ -279,7 +270,7 @@ def test_health_tells_good_embeddings_from_collapsed_ones():
     "what, wanted",
     [
         ("sharp", "the teacher's entropy is 0.000 nats"),
-        ("uniform", "the teacher's entropy 3.18, near a mere guess"),
+        ("uniform", "the teacher's entropy 3.18 nats, near a mere guess"),
         ("well", None),
     ],
 )
@@ -314,17 +305,17 @@ def test_variance_and_covariance_terms_are_those_of_the_definition():
     deviations = np.sqrt(np.diag(covariance) + 1e-4)
     off_diagonal = sum(covariance[i, j] ** 2 for i in range(4) for j in range(4) if i != j)
     wanted = 10 * np.maximum(0, 1 - deviations).mean() + off_diagonal / 4
-    assert variance_covariance(x).item() == pytest.approx(wanted)
+    assert variance_covariance_loss(x).item() == pytest.approx(wanted)
 
 
 def test_koleo_is_the_mean_log_distance_to_the_nearest_and_pushes_twins_apart():
     torch.manual_seed(0)
     x = torch.randn(20, 5, dtype=torch.float64)
     distances = torch.cdist(F.normalize(x, dim=1), F.normalize(x, dim=1)) + 10 * torch.eye(20)
-    torch.testing.assert_close(koleo(x), -distances.amin(1).log().mean(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(koleo_loss(x), -distances.amin(1).log().mean(), atol=1e-5, rtol=0)
     twins = torch.ones(4, 5).requires_grad_()
-    koleo(twins).backward()
-    assert koleo(twins) > 9 and twins.grad.isfinite().all()
+    koleo_loss(twins).backward()
+    assert koleo_loss(twins) > 9 and twins.grad.isfinite().all()
 
 
 def test_regularisers_are_added_by_their_weight_and_logged(task):
@@ -342,7 +333,7 @@ def test_prototypes_softmax_and_loss_are_float32_under_autocast(task):
     with torch.autocast("cpu", torch.bfloat16):
         told = dino(batch)
         points = dino.head(torch.randn(3, 2, 8))
-        assert cosines(points, dino.head.prototypes()).dtype == points.dtype == torch.float32
+        assert prototype_cosines(points, dino.head.prototypes()).dtype == points.dtype == torch.float32
     assert all(value.dtype == torch.float32 for value in (told.total, *told.diagnostics.values()))
     assert told.total.item() == pytest.approx(twin(batch).total.item(), rel=0.05)
 
@@ -350,11 +341,11 @@ def test_prototypes_softmax_and_loss_are_float32_under_autocast(task):
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"head_norm": "layer"}, "head_norm is none or batch"),
-        ({"prototypes": 1}, "prototypes are 2 or more"),
-        ({"student_temperature": 0.0}, "temperatures are more than 0"),
-        ({"teacher_momentum": (0.9, 1.1)}, "teacher_momentum, .* from 0 to 1"),
-        ({"koleo_weight": -1.0}, "koleo_weight are 0 or more"),
+        ({"head_norm": "layer"}, "objective.head_norm is layer; it must be none or batch"),
+        ({"prototypes": 1}, "objective.prototypes is 1; it must be at least 2"),
+        ({"student_temperature": 0.0}, "objective.student_temperature is 0.0; it must be more than 0"),
+        ({"teacher_momentum": (0.9, 1.1)}, "objective.teacher_momentum is .*; it must be between 0 and 1"),
+        ({"koleo_weight": -1.0}, "objective.koleo_weight is -1.0; it must be at least 0"),
         ({"views": {"positives": "cluster"}}, "--labels"),
     ],
 )
@@ -363,13 +354,24 @@ def test_bad_value_is_one_sentence(task, values, words):
         objective(task, **values)
 
 
+@pytest.mark.parametrize("name", ["koleo_weight", "variance_covariance_weight"])
+def test_items_of_one_process_are_compared_so_each_needs_two(task, monkeypatch, name):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
+    with pytest.raises(UserError, match=f"training.batch_size is 8; it must be at least 16, .* objective.{name}"):
+        objective(task, **{name: 0.1})
+    objective(task, me_max_weight=1.0)
+    task.batch_size = 16
+    objective(task, **{name: 0.1})
+
+
 def test_labels_and_networks_that_do_not_fit_are_refused(task):
     task.labels = np.arange(8)
     with pytest.raises(UserError, match="leave --labels out"):
         objective(task)
     task.labels, task.network = None, galr.Config()
     task.network.name = "galr"
-    with pytest.raises(UserError, match="dino needs one embedding a crop"):
+    with pytest.raises(UserError, match="dino needs a network with one embedding per crop"):
         objective(task)
 
 

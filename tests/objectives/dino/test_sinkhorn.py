@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 
-from cslib.objectives.dino.objective import balance, cosines, heard, me_max, to_float
+from cslib.datasets.augmentation import to_float
+from cslib.objectives.dino.loss import me_max_loss, prototype_cosines, sinkhorn_knopp_offsets
+from cslib.objectives.dino.objective import augmented
 from cslib.training.loop import Trainer
 from tests.objectives.dino import test_dino as plain
 from tests.objectives.dino.test_dino import batch_of, objective, steps
@@ -43,12 +45,14 @@ def test_targets_are_those_of_the_literal_rounds(rounds):
     rows = sharp_rows()
     wanted = literal_targets(rows.tolist(), temperature=0.1, power=4, rounds=rounds)
     logits = rows / 0.025
-    torch.testing.assert_close((logits - balance(logits, rounds)).softmax(1), wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        (logits - sinkhorn_knopp_offsets(logits, rounds)).softmax(1), wanted, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_rows_sum_to_one_and_columns_become_even():
     logits = sharp_rows(60, 20) / 0.05
-    shares = {rounds: (logits - balance(logits, rounds)).softmax(1) for rounds in (1, 3, 300)}
+    shares = {rounds: (logits - sinkhorn_knopp_offsets(logits, rounds)).softmax(1) for rounds in (1, 3, 300)}
     uneven = [(share.sum(0) / 3 - 1).abs().max() for share in (logits.softmax(1), *shares.values())]
     assert uneven[0] > 3 and uneven == sorted(uneven, reverse=True) and uneven[3] < 1e-3
     assert all(torch.allclose(share.sum(1), torch.ones(60)) for share in shares.values())
@@ -57,13 +61,13 @@ def test_rows_sum_to_one_and_columns_become_even():
 def test_logits_that_leave_no_prototype_but_one_stay_finite():
     logits = torch.zeros(6, 4)
     logits[:, 2] = 1e4
-    targets = (logits - balance(logits)).softmax(1)
+    targets = (logits - sinkhorn_knopp_offsets(logits)).softmax(1)
     torch.testing.assert_close(targets, torch.full((6, 4), 0.25))
 
 
 def test_fewer_rows_than_prototypes_leave_as_much_entropy_as_is_said():
     logits = sharp_rows(5, 20) / 0.002
-    targets = (logits - balance(logits, 2000)).softmax(1)
+    targets = (logits - sinkhorn_knopp_offsets(logits, 2000)).softmax(1)
     assert torch.special.entr(targets).sum(1).mean() >= math.log(20 / 5) - 1e-3
 
 
@@ -71,10 +75,10 @@ def test_one_process_has_the_targets_of_many(task, monkeypatch):
     dino = objective(task, targets="sinkhorn")
     steps(dino, 2)
     dino.eval()  # batch statistics would be each process's own
-    audio = heard(batch_of(dino), "global")
+    audio = augmented(batch_of(dino), "global")
     together, entropy, _ = dino._teach(audio)
     points = dino.teacher_head(dino.teacher_encoder(audio.flatten(0, 1)))
-    everyone = cosines(points, dino.teacher_head.prototypes())
+    everyone = prototype_cosines(points, dino.teacher_head.prototypes())
     monkeypatch.setattr("cslib.objectives.dino.objective.gather", lambda mine: everyone)
     halves = [dino._teach(audio[mine]) for mine in (slice(0, 3), slice(3, 8))]
     torch.testing.assert_close(torch.cat([half[0] for half in halves]), together)
@@ -86,7 +90,7 @@ def test_one_process_has_the_targets_of_many(task, monkeypatch):
 def test_targets_of_a_step_are_balanced_and_the_centre_is_without_effect(task):
     dino = objective(task, targets="sinkhorn", teacher_temperature=(0.05, 0.05))
     steps(dino, 3)
-    audio = heard(batch_of(dino), "global")
+    audio = augmented(batch_of(dino), "global")
     other = copy.deepcopy(dino)
     other.centre.uniform_(-1, 1)
     targets = dino._teach(audio)[0]
@@ -99,7 +103,7 @@ def test_targets_of_a_step_are_balanced_and_the_centre_is_without_effect(task):
 def test_lower_temperature_gives_sharper_targets_on_its_schedule(task):
     dino = objective(task, targets="sinkhorn", teacher_temperature=(0.1, 0.01), temperature_warmup=0.5)
     dino.eval()
-    audio, entropies = heard(batch_of(dino), "global"), []
+    audio, entropies = augmented(batch_of(dino), "global"), []
     for dino.step in (0, 25, 50):
         entropies.append(dino._teach(audio)[1].item())
     assert math.log(24) > entropies[0] > entropies[1] > entropies[2] >= math.log(24 / 16) - 0.1
@@ -121,21 +125,21 @@ def test_teacher_hears_the_recordings_and_the_student_what_became_of_them(task):
         getattr(dino, name).register_forward_pre_hook(lambda _, audio, name=name: told.setdefault(name, audio[0]))
     dino(batch)
     assert torch.equal(told["teacher_encoder"], to_float(batch["global"]).flatten(0, 1))
-    assert torch.equal(told["encoder"], heard(batch, "global").flatten(0, 1))
+    assert torch.equal(told["encoder"], augmented(batch, "global").flatten(0, 1))
     assert not torch.equal(told["encoder"], told["teacher_encoder"])
 
 
 def test_me_max_is_zero_when_even_and_ln_k_when_one_takes_all(monkeypatch):
     prototypes = torch.eye(6, dtype=torch.float64)
-    assert me_max(prototypes, prototypes, 0.01).item() == pytest.approx(0, abs=1e-6)
-    assert me_max(prototypes[:1], prototypes, 0.01).item() == pytest.approx(math.log(6))
+    assert me_max_loss(prototypes, prototypes, 0.01).item() == pytest.approx(0, abs=1e-6)
+    assert me_max_loss(prototypes[:1], prototypes, 0.01).item() == pytest.approx(math.log(6))
     # Two processes' gradients average to that of one which has all crops.
     points = torch.randn(8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    whole = me_max(points, prototypes, 0.5)
+    whole = me_max_loss(points, prototypes, 0.5)
     (wanted,) = torch.autograd.grad(whole, points)
     shares = [(points[mine] @ prototypes / 0.5).softmax(1).mean(0)[None].detach() for mine in (slice(4), slice(4, 8))]
-    monkeypatch.setattr("cslib.objectives.dino.objective.gather", lambda mine: torch.cat(shares))
-    parts = [me_max(points[mine], prototypes, 0.5) for mine in (slice(4), slice(4, 8))]
+    monkeypatch.setattr("cslib.objectives.dino.loss.gather", lambda mine: torch.cat(shares))
+    parts = [me_max_loss(points[mine], prototypes, 0.5) for mine in (slice(4), slice(4, 8))]
     torch.testing.assert_close(torch.stack(parts), whole.expand(2))
     torch.testing.assert_close(torch.autograd.grad(sum(parts) / 2, points)[0], wanted)
 
@@ -158,7 +162,7 @@ def test_targets_are_float32_under_autocast(task):
     batch, twin = batch_of(dino), copy.deepcopy(dino)
     with torch.autocast("cpu", torch.bfloat16):
         told = dino(batch)
-        assert dino._teach(heard(batch, "global"))[0].dtype == torch.float32
+        assert dino._teach(augmented(batch, "global"))[0].dtype == torch.float32
     assert all(value.dtype == torch.float32 for value in (told.total, *told.parts.values(), *told.diagnostics.values()))
     assert told.total.item() == pytest.approx(twin(batch).total.item(), rel=0.05)
 

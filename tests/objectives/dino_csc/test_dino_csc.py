@@ -13,8 +13,10 @@ from cslib.config import UserError, parse
 from cslib.datasets.augmentation import to_float
 from cslib.datasets.views import ViewConfig
 from cslib.models import ecapa, res2net
-from cslib.objectives.dino.objective import cosines, heard
-from cslib.objectives.dino_csc.objective import Config, build, by_talker, mixed_with_neighbours, pairwise_cross_entropy
+from cslib.objectives.dino.loss import prototype_cosines
+from cslib.objectives.dino.objective import augmented
+from cslib.objectives.dino_csc.loss import loss_by_speaker, pairwise_cross_entropy
+from cslib.objectives.dino_csc.objective import Config, build, mixed_with_neighbours
 from cslib.training.loop import Trainer
 from local import train as script
 from tests.objectives.dino import test_dino as plain
@@ -57,10 +59,10 @@ def test_memory_lean_losses_and_their_gradients_equal_the_naive_ones():
     torch.manual_seed(0)
     points = F.normalize(torch.randn(5, 2, 6, dtype=torch.float64), dim=-1).requires_grad_()
     prototypes = F.normalize(torch.randn(30, 6, dtype=torch.float64), dim=-1).requires_grad_()
-    talkers = torch.randn(5, 2, 30, dtype=torch.float64).mul(3).softmax(-1)
+    speakers = torch.randn(5, 2, 30, dtype=torch.float64).mul(3).softmax(-1)
     log_p = (points @ prototypes.T / 0.1).log_softmax(-1)
-    naive = -torch.einsum("btk,bsk->bst", talkers, log_p)
-    lean = pairwise_cross_entropy(points, prototypes, talkers, 0.1)
+    naive = -torch.einsum("btk,bsk->bst", speakers, log_p)
+    lean = pairwise_cross_entropy(points, prototypes, speakers, 0.1)
     torch.testing.assert_close(lean, naive)
     weights = torch.rand(5, 2, 2, dtype=torch.float64)
     torch.testing.assert_close(
@@ -69,16 +71,16 @@ def test_memory_lean_losses_and_their_gradients_equal_the_naive_ones():
     )
 
 
-def test_talkers_get_the_streams_that_cost_least_in_total_and_health_tells_how_well():
+def test_speakers_get_the_streams_that_cost_least_in_total_and_health_tells_how_well():
     losses = torch.tensor(
         [
-            [[1.0, 5.0], [6.0, 2.0]],  # [stream, talker]: as they stand
+            [[1.0, 5.0], [6.0, 2.0]],  # [stream, speaker]: as they stand
             [[5.0, 1.0], [2.0, 6.0]],  # the other way round
             [[3.0, 4.0], [3.0, 4.0]],  # both streams the same
             [[1.0, 2.0], [4.0, 3.0]],
         ]
-    )  # talker 1 would rather have stream 0, but it is taken
-    own, diagnostics = by_talker(losses)
+    )  # speaker 1 would rather have stream 0, but it is taken
+    own, diagnostics = loss_by_speaker(losses)
     assert own.tolist() == [[1, 2], [2, 1], [3, 4], [1, 3]]
     assert {name: value.item() for name, value in diagnostics.items()} == {
         "louder": 1.75,
@@ -86,7 +88,7 @@ def test_talkers_get_the_streams_that_cost_least_in_total_and_health_tells_how_w
         "permutation_accuracy": 0.5,
         "first_is_louder": 0.75,
     }
-    own, diagnostics = by_talker(losses, in_order=True)
+    own, diagnostics = loss_by_speaker(losses, by_loudness=True)
     assert own.tolist() == [[1, 2], [5, 6], [3, 4], [1, 3]]
     assert (diagnostics["permutation_accuracy"], diagnostics["first_is_louder"]) == (0.25, 0.75)
 
@@ -104,19 +106,20 @@ def test_loss_of_a_step_is_the_literal_definition(task):
     steps(dino, 3)
     batch, twin = batch_of(dino), copy.deepcopy(dino)  # a forward pass moves running statistics
     with torch.no_grad():
-        distilled, _, targets = twin._distil(batch)
-        mixtures, frames = mixed_with_neighbours(heard(batch, "global")[:, 0], batch["sir"]), []
+        distilled, _, targets = twin.distil(batch)
+        mixtures, frames = mixed_with_neighbours(augmented(batch, "global")[:, 0], batch["sir"]), []
         hook = twin.encoder.pool.register_forward_pre_hook(lambda _, inputs: frames.append(inputs[0]))
         first = twin.encoder(mixtures)
         hook.remove()
         second = twin.encoder.project(twin.encoder.pool(twin.mask(frames[0], first)))
         answers = [
-            (cosines(twin.head(stream), twin.head.prototypes()) / 0.1).log_softmax(-1) for stream in (first, second)
+            (prototype_cosines(twin.head(stream), twin.head.prototypes()) / 0.1).log_softmax(-1)
+            for stream in (first, second)
         ]
         total = 0.0
         for b in range(8):
-            talkers = [(targets[index, 1] + targets[index, 2]) / 2 for index in (b, b - 1)]
-            losses = [[-(talker * answer[b]).sum() for talker in talkers] for answer in answers]
+            speakers = [(targets[index, 1] + targets[index, 2]) / 2 for index in (b, b - 1)]
+            losses = [[-(speaker * answer[b]).sum() for speaker in speakers] for answer in answers]
             total += min(losses[one][0] + losses[two][1] for one, two in itertools.permutations(range(2))) / 2
     told = dino(batch)
     torch.testing.assert_close(told.parts["mixture"], total / 8)
@@ -172,7 +175,7 @@ def test_teacher_gets_no_gradient_and_all_else_does(task):
     assert dino.embedding_network() is dino.teacher_encoder and dino._frames is None
 
 
-def test_a_few_steps_lower_the_losses_of_both_talkers(task):
+def test_a_few_steps_lower_the_losses_of_both_speakers(task):
     dino = objective(task, teacher_momentum=(1.0, 1.0), sir_db=(3.0, 3.0), targets="sinkhorn")
     found = steps(dino, 25, batch=batch_of(dino), rate=0.02)
     for name in ("louder", "quieter"):
@@ -211,12 +214,12 @@ def test_losses_are_float32_under_autocast(task):
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"mixture_weight": 0.0}, "mixture_weight is more than 0"),
+        ({"mixture_weight": 0.0}, "objective.mixture_weight is 0.0; it must be more than 0"),
         ({"sir_db": (5.0, 1.0)}, "lower bound first"),
-        ({"sir_db": (-5.0, 1.0)}, "0 or more"),
+        ({"sir_db": (-5.0, 1.0)}, "at least 0"),
         ({"permutation": "alphabet"}, "best or loudness"),
-        ({"mask_hidden": 0}, "mask_hidden is 1 or more"),
-        ({"prototypes": 1}, "prototypes are 2 or more"),
+        ({"mask_hidden": 0}, "objective.mask_hidden is 0; it must be at least 1"),
+        ({"prototypes": 1}, "objective.prototypes is 1; it must be at least 2"),
     ],
 )
 def test_bad_value_is_one_sentence(task, values, words):
@@ -226,8 +229,18 @@ def test_bad_value_is_one_sentence(task, values, words):
 
 def test_a_lone_utterance_cannot_be_mixed(task):
     task.batch_size = 1
-    with pytest.raises(UserError, match="batch_size is 1"):
+    with pytest.raises(UserError, match="training.batch_size is 1; it must be at least 2"):
         objective(task)
+
+
+def test_each_process_needs_two_utterances_to_mix(task, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    task.batch_size = 4
+    with pytest.raises(UserError, match="training.batch_size is 4; it must be at least 8, two per process: dino_csc"):
+        objective(task)
+    task.batch_size = 8
+    objective(task)
 
 
 def test_resumed_run_equals_uninterrupted_run_and_logs_the_signs_of_health(tmp_path, monkeypatch):

@@ -260,8 +260,14 @@ def test_one_label_for_all_is_refused(task):
         objective(task)
 
 
+class Unnamed(torch.nn.Module):
+    """A network that does not name its embedding layers."""
+
+    embedding_size = 4
+
+
 def test_a_network_that_names_no_embedding_layers_cannot_be_frozen(task, monkeypatch):
-    monkeypatch.delattr(resnet.ResNet, "embedding_layers")
+    monkeypatch.setattr(resnet, "build", lambda config: Unnamed())
     objective(task)
     with pytest.raises(UserError, match="freeze_encoder: network resnet names no embedding layers"):
         objective(task, freeze_encoder=0.1)
