@@ -1,15 +1,15 @@
-"""Time parts of the library at full size, on synthetic data; figures only, nothing passes or fails.
+"""Measure the speed and memory of parts of the library at full size, on synthetic data. Nothing passes or fails.
 
     python utils/bench.py score                                     # VoxCeleb1-E and a cohort of 20,000
-    python utils/bench.py score --cohort 2000 --utterances 20000    # AS-norm of a part, where time is short
-    python utils/bench.py cluster                                   # VoxCeleb2 to 50,000 centroids; hours on few cores
+    python utils/bench.py score --cohort 2000 --utterances 20000    # less AS-norm, for a quick look
+    python utils/bench.py cluster                                   # VoxCeleb2, 50,000 centroids; takes hours
     python utils/bench.py cluster --utterances 20000 --size 64 --clusters 200 --centroids 2000 --iterations 5
     python utils/bench.py step egs/voxceleb/conf/csc.yaml data/mini/train --noise data/mini/noise
     python utils/bench.py step egs/voxceleb/conf/dino.yaml data/mini/train --noise data/mini/noise --steps 4 \\
-        --options '["--training.batch_size=32", "--objective.prototypes=2"]'    # what do 65,536 cost?
+        --options '["--training.batch_size=32", "--objective.prototypes=2"]'    # cost of the 65,536 prototypes
     python utils/bench.py loader egs/voxceleb/conf/csc.yaml data/mini/train --noise data/mini/noise
 
-A new benchmark is a function here, and its name in the last line.
+To add a benchmark, write a function and name it in the last line.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def score(
     device: str = "cpu",
     seed: int = 0,
 ) -> None:
-    """Trial lists, cosine, AS-norm, error rates and their interval.
+    """Time trial lists, cosine scores, AS-norm, error rates and their confidence interval.
 
     Args:
         trials: number of trials (default: VoxCeleb1-E cleaned)
@@ -65,7 +65,7 @@ def score(
         size: embedding size
         speakers: number of test speakers
         device: cpu or cuda
-        seed: of the synthetic embeddings
+        seed: seed of the synthetic embeddings
     """
     rng = np.random.default_rng(seed)
     speaker = np.arange(utterances) % speakers
@@ -104,16 +104,16 @@ def cluster(
     seed: int = 0,
     choose: bool = False,
 ) -> None:
-    """Pseudo-labels: k-means, agglomeration, one cut of the tree. All of it is to stay below 16 GB of memory.
+    """Time pseudo-labels: k-means, agglomeration and one cut of the tree. The aim is to stay below 16 GB of memory.
 
     Args:
         utterances: number of utterances (default: VoxCeleb2 dev)
         size: embedding size
-        clusters: how many true ones there are, of unequal sizes, and how many the tree is cut into
-        centroids: of the k-means
-        iterations: of the k-means; time grows in proportion
-        seed: of the synthetic embeddings and the k-means
-        choose: choose the number of clusters by silhouette too, as recipes do: some two dozen cuts
+        clusters: number of true clusters, of unequal sizes, and of clusters that the tree is cut into
+        centroids: number of k-means centroids
+        iterations: number of k-means iterations; its time is proportional to them
+        seed: seed of the synthetic embeddings and of the k-means
+        choose: also choose the number of clusters by silhouette, as the recipes do, which takes some two dozen cuts
     """
     embeddings, speaker = _synthetic_clusters(np.random.default_rng(seed), utterances, size, clusters)
     config = clustering.ClusterConfig(clusters=clusters, centroids=centroids, iterations=iterations, seed=seed)
@@ -137,14 +137,14 @@ def cluster(
 
 
 def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80, options: tuple[str, ...] = ()) -> None:
-    """A training's pace, by a short run of local/train.py, and how long the whole would take; the first half warms up.
+    """Measure steps per second in a short run of local/train.py, and estimate the time of the whole training.
 
     Args:
-        recipe: config of what to train, egs/voxceleb/conf/csc.yaml for one
+        recipe: config of the training, for example egs/voxceleb/conf/csc.yaml
         data: prepared training set
-        noise: prepared noise and rooms
-        steps: how many, half of them counted
-        options: more options of local/train.py, as in --options '["--training.workers=8", "--device=cuda"]'
+        noise: prepared noise and RIRs
+        steps: number of steps; the first half warms up and is not counted
+        options: further options of local/train.py, as in --options '["--training.workers=8", "--device=cuda"]'
     """
     half = max(1, steps // 2)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def step(recipe: Path, data: Path, noise: Path | None = None, steps: int = 80, o
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         if run.returncode:
-            sys.exit("no figures, as the training failed")
+            sys.exit("no figures: the training failed")
         line = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])
     seconds = line["data_seconds"] + line["compute_seconds"]
     whole = parse(options_of_command(arguments), _training_arguments(recipe, data, noise, "unused", ())).training
@@ -176,15 +176,15 @@ def loader(
     workers: int = 1,
     options: tuple[str, ...] = (),
 ) -> None:
-    """How many items the loader processes of a training deliver, with nothing to compute beside them.
+    """Measure how many items per second the loader processes of a training deliver while nothing else computes.
 
     Args:
-        recipe: config of what would be trained
+        recipe: config of the training
         data: prepared training set
-        noise: prepared noise and rooms
-        batches: how many to read, after one per worker that is not counted
-        workers: loader processes
-        options: more options of local/train.py
+        noise: prepared noise and RIRs
+        batches: number of batches to read, after one per worker that is not counted
+        workers: number of loader processes
+        options: further options of local/train.py
     """
     arguments = _training_arguments(recipe, data, noise, "unused", options)
     parsed = parse(options_of_command(arguments), arguments)
@@ -204,9 +204,9 @@ def _training_arguments(recipe: Path, data: Path, noise: Path | None, exp: str, 
 
 @contextmanager
 def measured(what: str) -> Iterator[None]:
-    """Print the block's wall and processor seconds, and how far resident memory rose above its start.
+    """Print the wall-clock and CPU seconds of the block, and the rise of resident memory during it, in MiB.
 
-    Processor seconds above or near the wall's mean that it had the cores to itself.
+    CPU seconds far below the wall-clock seconds mean that other programs used the cores.
     """
     before, peak, done = _resident_mib(), [0.0], threading.Event()
 
@@ -228,7 +228,7 @@ def measured(what: str) -> Iterator[None]:
 
 
 def print_setting() -> None:
-    """The command and the machine, without which a figure says nothing."""
+    """Print the command and the machine, without which figures cannot be compared."""
     print("$", "python", *sys.argv)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
@@ -239,7 +239,7 @@ def print_setting() -> None:
 
 
 def _synthetic_trials(rng: np.random.Generator, count: int, utterances: int, speaker: np.ndarray) -> Trials:
-    """Half target, half any pair; utterance u is of speaker u modulo their number."""
+    """Half target trials, half random pairs. Utterance u is of speaker u modulo the number of speakers."""
     enrol = rng.integers(utterances, size=count)
     speakers = speaker.max() + 1
     same = speaker[enrol] + speakers * rng.integers(utterances // speakers, size=count)
@@ -251,12 +251,12 @@ def _synthetic_trials(rng: np.random.Generator, count: int, utterances: int, spe
 def _synthetic_clusters(
     rng: np.random.Generator, utterances: int, size: int, clusters: int, block: int = 1 << 16
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings float32 [n, E] around the voices of unequally talkative speakers, and who speaks [n]."""
+    """Embeddings float32 [n, E] around one centre per speaker, and the speakers int [n], of unequal frequency."""
     shares = rng.lognormal(sigma=0.5, size=clusters)
     speaker = rng.choice(clusters, size=utterances, p=shares / shares.sum())
     voices = rng.standard_normal((clusters, size), dtype=np.float32)
     embeddings = np.empty((utterances, size), np.float32)
-    for start in range(0, utterances, block):  # in one go there would be two copies more
+    for start in range(0, utterances, block):  # in blocks, to avoid two more copies of the whole
         of_block = voices[speaker[start : start + block]]
         embeddings[start : start + block] = of_block + 1.5 * rng.standard_normal(of_block.shape, dtype=np.float32)
     return embeddings, speaker
@@ -266,7 +266,7 @@ def _resident_mib() -> float:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize() / 2**20
-    except OSError:  # not Linux: the highest so far is all there is
+    except OSError:  # not Linux: the peak so far is the best available
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

@@ -1,1 +1,1 @@
-"""The one training loop, and what it needs: processes, checkpoints, schedules, logs."""
+"""The training loop and what it needs: options, processes, batches, optimisers, logs and the folder of a run."""

@@ -1,4 +1,4 @@
-"""One process or many: the same script runs alone or under torchrun."""
+"""One process or many: the same script runs alone and under torchrun."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from cslib.config import UserError
+from cslib.config import require
 from cslib.devices import device_named
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Where this process stands among `count`; RANK numbers processes, LOCAL_RANK the GPUs of one machine."""
+    """This process among all processes of a training: its rank, their number and its device."""
 
     rank: int
     count: int
@@ -27,12 +27,12 @@ class Processes:
 
 
 def start(device: str) -> Processes:
-    """Join the processes that torchrun started, if it did. device: auto | cpu | cuda.
+    """Join the other processes if torchrun started this one. Under torchrun, each process takes the GPU LOCAL_RANK.
 
-    Raises UserError when cuda is asked for and absent.
+    device  auto | cpu | cuda
+    Raises UserError for another device, and for cuda without a GPU.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device is auto, cpu or cuda, not {device!r}")
+    require(device in ("auto", "cpu", "cuda"), "--device", device, "auto, cpu or cuda")
     on_gpu = device_named(device).type == "cuda"
     where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -44,12 +44,13 @@ def start(device: str) -> Processes:
 
 
 def stop() -> None:
+    """Leave the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:
-    """Mean of `values` over all processes."""
+    """Mean of `values` over all processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(values)
         values /= dist.get_world_size()
@@ -57,9 +58,9 @@ def mean(values: torch.Tensor) -> torch.Tensor:
 
 
 def synchronise_batch_norms(module: nn.Module, processes: Processes) -> None:
-    """Let batch norms below `module` see the batch of all GPUs. torch can do this on GPUs only.
+    """Make the batch norms in `module` normalise over the batches of all GPUs.
 
-    On CPUs each process normalises by its own share of the batch: see `average_running_statistics`.
+    torch can do this on GPUs only. On CPUs each process normalises over its own share of the batch.
     """
     if processes.count > 1 and processes.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
@@ -67,10 +68,10 @@ def synchronise_batch_norms(module: nn.Module, processes: Processes) -> None:
 
 @torch.no_grad()
 def average_running_statistics(module: nn.Module) -> None:
-    """Make the running means and variances of batch norms the same in all processes: their mean.
+    """Average the running means and variances of batch norms over all processes, in place.
 
-    Where batch norms are not synchronised each process has gathered its own, of which one would be saved and
-    the others lost, and a run that is continued would not be the run that was stopped.
+    Without synchronised batch norm each process has statistics of its own. A checkpoint holds those of one process, so
+    a continued run would differ from an uninterrupted one.
     """
     for name, buffer in module.named_buffers():
         if name.rpartition(".")[2].startswith("running_"):
@@ -78,14 +79,15 @@ def average_running_statistics(module: nn.Module) -> None:
 
 
 def collect(item: object) -> list:
-    """One object from every process, in rank order."""
+    """The object that each process passes, in order of rank."""
     if not dist.is_initialized():
         return [item]
-    items = [None] * dist.get_world_size()
+    items: list[object] = [None] * dist.get_world_size()
     dist.all_gather_object(items, item)
     return items
 
 
 def wait() -> None:
+    """Wait until all processes are here."""
     if dist.is_initialized():
         dist.barrier()

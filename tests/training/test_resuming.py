@@ -7,7 +7,9 @@ import subprocess
 import time
 
 import pytest
+import torch
 
+from cslib.objectives.csc.objective import Csc
 from tests.tiny_run import ENVIRONMENT, ROOT, command, interrupted, log, losses, same_training, train
 
 
@@ -78,3 +80,21 @@ def test_loader_processes_change_nothing(data, whole, tmp_path):
 def test_another_seed_is_another_training(data, whole, tmp_path):
     train(data, tmp_path / "run", "--seed", "1", "--training.steps", "3")
     assert losses(tmp_path / "run")[0] != losses(whole)[0]
+
+
+def test_deterministic_option_changes_nothing_on_a_cpu_and_is_no_other_run(data, whole, tmp_path, monkeypatch):
+    used = []
+
+    original = Csc.after_step
+
+    def after_step(self):
+        used.append(torch.are_deterministic_algorithms_enabled())
+        original(self)
+
+    monkeypatch.setattr(Csc, "after_step", after_step)
+    interrupted(monkeypatch, 4, data, tmp_path / "run")
+    assert used == [False] * 4
+    train(data, tmp_path / "run", "--training.deterministic", "true")
+    assert used == [False] * 4 + [True] * 5  # from the checkpoint of step 3 on
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert same_training(tmp_path / "run", whole)
