@@ -82,7 +82,7 @@ def test_the_number_of_speakers_is_found_without_labels(choose):
     assert compare(result.labels, speaker)["nmi"] > 0.95
 
 
-def test_threshold_stops_where_clusters_are_less_alike_than_it():
+def test_threshold_is_the_lowest_similarity_of_a_merge():
     values, _ = speakers()
     tree = grow(normalise(values), ClusterConfig())
     result = cluster(values, ClusterConfig(choose="threshold", threshold=0.3, reassign=0))
@@ -97,7 +97,7 @@ def test_a_given_number_of_clusters_is_kept():
     assert [row["clusters"] for row in result.table] == [33]
 
 
-def test_reassignment_mends_what_the_tree_merged_too_early():
+def test_reassignment_corrects_early_merges_of_the_tree():
     values, speaker = speakers(noise=1.8)
     vectors, nmi = normalise(values), {}
     tree = grow(vectors, ClusterConfig())
@@ -143,7 +143,7 @@ def test_utterances_that_do_not_fit_their_cluster_are_rejected():
     assert right[kept].mean() > right.mean() > right[~kept].mean()
 
 
-def test_labels_are_numbered_by_falling_size():
+def test_labels_are_numbered_by_decreasing_size():
     labels = by_size(np.array([5, 5, 9, 2, 2, 2, 7, 7]), min_size=2)
     assert labels.tolist() == [1, 1, -1, 0, 0, 0, 2, 2]
 
@@ -164,12 +164,12 @@ def test_impossible_options_are_refused(config, message):
 
 
 @pytest.mark.parametrize("values", [np.ones((10, 2, 3)), np.ones((1, 3)), np.zeros((10, 3))])
-def test_what_cannot_be_clustered_is_refused(values):
+def test_unusable_embeddings_are_refused(values):
     with pytest.raises(UserError):
         cluster(values.astype(np.float32), ClusterConfig())
 
 
-def test_purity_is_the_share_of_the_most_frequent_speaker():
+def test_purity_is_the_proportion_of_the_most_frequent_speaker():
     scores = compare([0, 0, 0, 1, 1, 2], ["a", "a", "b", "b", "b", "a"])
     assert scores["purity"] == pytest.approx(5 / 6)
 

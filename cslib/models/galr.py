@@ -22,6 +22,7 @@ from cslib.config import UserError, require
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.models.layers.filterbanks import Filterbank, FourierFilterbank, LearntFilterbank
 from cslib.models.layers.levels import at_level_inside
+from cslib.models.layers.masking import full_lengths, length_mask
 
 LONG_WINDOW = 4 * SAMPLE_RATE  # samples of the windows in which long recordings are embedded
 CHOICES = {
@@ -121,9 +122,8 @@ class SeparativeEncoder(nn.Module):
         Norms, attention and pooling leave the padding out, and the streams are silent there. Neither the padding nor
         the level of the mixture affects the result.
         """
-        samples = torch.arange(mixture.shape[1], device=mixture.device)
-        lengths = samples.new_full((len(mixture),), mixture.shape[1]) if lengths is None else lengths
-        inside = samples < lengths[:, None]
+        lengths = full_lengths(mixture) if lengths is None else lengths
+        inside = length_mask(lengths, mixture.shape[1])
         mixture = at_level_inside(mixture * inside, lengths)
         frames, carrier, mask = self._analyse(mixture, lengths)
         described = self.bottleneck(self.compress(frames, mask).to(frames.dtype)) * mask[..., None]
@@ -141,7 +141,7 @@ class SeparativeEncoder(nn.Module):
         """audio [B, T] -> filter outputs [B, L, N] as the blocks see them, then outputs [B, S, K, D] of the first and
         the last shared block and of the last block of the speaker branch, those of them that exist.
         """
-        lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
+        lengths = full_lengths(audio)
         frames, _, mask = self._analyse(at_level_inside(audio, lengths), lengths)
         seen = self.compress(frames, mask)
         segments, segment_mask = (
@@ -169,8 +169,7 @@ class SeparativeEncoder(nn.Module):
         SI-SNR leaves the scale of a stream open. Its energy is therefore measured after a least-squares fit of the
         streams to the input.
         """
-        if lengths is None:
-            lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
+        lengths = full_lengths(audio) if lengths is None else lengths
         embeddings = audio.new_zeros(len(audio), self.embedding_size, dtype=torch.float32)
         long = lengths > self.config.max_seconds * SAMPLE_RATE
         for items, embed in ((~long, self._embed_dominant), (long, self._embed_long)):
@@ -183,8 +182,7 @@ class SeparativeEncoder(nn.Module):
         window, hop, samples = self.config.window, self.config.window // 2, mixture.shape[1]
         count = (samples + hop - 1) // hop + 1  # every sample lies in two windows
         frames, carrier = self.filterbank.analyse(F.pad(mixture, (hop, (count - 1) * hop + window - hop - samples)))
-        last = torch.div(lengths[:, None] + hop - 1, hop, rounding_mode="floor")
-        inside = torch.arange(count, device=mixture.device) <= last
+        inside = length_mask(torch.div(lengths + hop - 1, hop, rounding_mode="floor") + 1, count)
         return frames, carrier, inside.to(frames.dtype)
 
     def _split(self, segments: Tensor, segment_mask: Tensor, frames: int) -> Tensor:

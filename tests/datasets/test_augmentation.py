@@ -1,4 +1,4 @@
-"""Reverberation, noise and mixtures: what comes out has the ratio, the timing and the level asked for."""
+"""Reverberation, noise and mixtures: ratios, timing and levels of the results."""
 
 import math
 import time
@@ -91,7 +91,7 @@ def test_a_draw_is_a_function_of_the_seed(banks):
     assert one["snr"] != other["snr"]
 
 
-def test_rates_and_kinds_follow_the_configuration(banks):
+def test_probabilities_and_kinds_follow_the_configuration(banks):
     config = AugmentConfig(music_weight=0, babble_weight=3, noise_snr=(0, 1), babble_snr=(2, 3))
     rng = np.random.default_rng(0)
     draws = [draw_augmentations(rng, banks, config, 50) for _ in range(2000)]
@@ -149,7 +149,7 @@ def test_drawing_for_a_three_second_crop_takes_less_than_a_millisecond(banks):
 @pytest.mark.parametrize(
     "option", [{"noise_p": 1.5}, {"noise_snr": [9, 3]}, {"music_weight": -1}, {"max_rir_seconds": 0}]
 )
-def test_impossible_options_are_one_plain_sentence(option):
+def test_impossible_options_are_refused(option):
     with pytest.raises(UserError, match=f"augment.{next(iter(option))}.*must be"):
         from_dict(AugmentConfig, option, "conf.yaml")
 
@@ -331,7 +331,7 @@ def a_batch(*leading):
     return random_audio(*leading, FRAMES, seed=1), {"noise": noise, "snr": snr, "rir": rir}
 
 
-def test_leading_dimensions_are_only_a_batch():
+def test_leading_dimensions_are_batch_dimensions():
     speech, batch = a_batch(2, 3)
     alone = [
         augment(speech[b, c], {key: value[b, c] for key, value in batch.items()}) for b in range(2) for c in range(3)
@@ -367,7 +367,7 @@ def test_channel_has_the_drawn_gain_and_leaves_time_and_energy_alone():
     assert (np.square(responses[:, :16]).sum(1) > 0.5 * np.square(responses).sum(1)).mean() > 0.9
 
 
-def test_without_a_channel_the_crop_is_what_it_was():
+def test_without_a_channel_the_crop_is_unchanged():
     speech = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
     channel = draw_channel(np.random.default_rng(0), AugmentConfig())
     assert torch.equal(reverberate(speech, torch.from_numpy(channel).expand(3, -1)), speech)

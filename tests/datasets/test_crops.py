@@ -1,4 +1,4 @@
-"""Labelled crops: reproducible item by item, fair to utterances or to labels."""
+"""Labelled crops: reproducible item by item, balanced over utterances or labels."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_balanced_draws_labels_evenly(utterances):
     assert (abs(drawn - 100) < 35).all()
 
 
-def test_interferer_has_another_label_and_never_is_a_rejected_utterance(utterances):
+def test_interferer_has_another_label_and_is_never_a_rejected_utterance(utterances):
     dataset = crops(utterances, interferer_p=1.0)
     for index in range(30):
         item = dataset[index]
@@ -70,7 +70,7 @@ def test_interferer_has_another_label_and_never_is_a_rejected_utterance(utteranc
         assert 0 <= value < 7 and LABELS[value] != item["label"]
 
 
-def test_nobody_interferes_unless_asked_to(utterances):
+def test_there_is_no_interferer_by_default(utterances):
     assert not any(crops(utterances)[index]["interferer"].any() for index in range(20))
 
 
@@ -82,6 +82,22 @@ def test_a_short_utterance_is_repeated_not_padded(tmp_path):
     np.testing.assert_array_equal(crop, np.resize(audio, 8000))
 
 
-def test_no_label_at_all_is_refused(utterances):
+def test_labels_that_reject_everything_are_refused(utterances):
     with pytest.raises(UserError, match="no utterance of the set has a label"):
         crops(utterances, labels=np.full(8, -1))
+
+
+def test_items_have_the_documented_shapes_and_types(utterances):
+    item = crops(utterances)[0]
+    assert isinstance(item.pop("ids"), str)
+    assert {key: (np.asarray(value).dtype, np.shape(value)) for key, value in item.items()} == {
+        "speech": (np.int16, (8000,)),
+        "interferer": (np.int16, (8000,)),
+        "sir": (np.float32, ()),
+        "channel": (np.float32, (256,)),
+        "noise": (np.int16, (8000,)),
+        "snr": (np.float32, ()),
+        "rir": (np.float32, (8000,)),
+        "label": (np.int64, ()),
+        "row": (np.int64, ()),
+    }

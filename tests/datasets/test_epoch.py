@@ -1,4 +1,4 @@
-"""The order of an epoch: a function of seed and number, the same numbers in every version."""
+"""The order of an epoch: a function of seed and epoch, the same in every version."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Pairs that are mixed for every crop: the ratio, the noise, and an item from its number alone."""
+"""Pairs mixed on the fly: the SNR, the noise, and items that depend on their index alone."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_clean_side_is_a_crop_and_noise_is_all_that_differs(folder):
     assert len(starts) == 4 + 4 + 1  # the shortest recording is always taken whole
 
 
-def test_pauses_are_passed_over_and_a_quiet_recording_gives_the_loudest_that_is_found(folder, tmp_path):
+def test_pauses_are_drawn_again_and_a_quiet_recording_gives_its_loudest_crop(folder, tmp_path):
     entries = []
     for name, level in (("loud", 1000), ("quiet", 20)):  # three seconds of pause, then a fifth of one of speech
         samples = np.zeros(48_000 + 3200, np.int16)
@@ -90,7 +90,7 @@ def test_ratios_fill_their_range_and_every_kind_of_noise_is_as_frequent(folder):
     assert all(60 < tones.count(hertz) < 100 for hertz in HERTZ.values())
 
 
-def test_item_follows_from_its_number_and_the_next_pass_has_other_noise(folder):
+def test_an_item_depends_on_seed_and_index_alone_and_the_next_epoch_has_other_noise(folder):
     one, two = mixed(folder), mixed(folder)
     two[7]  # the order of reading does not matter
     for index in (4, 0, 4):
@@ -103,6 +103,6 @@ def test_item_follows_from_its_number_and_the_next_pass_has_other_noise(folder):
 
 
 @pytest.mark.parametrize("range_db", [(5.0, 0.0), (float("nan"), 5.0), (0.0, 1000.0)])
-def test_ratios_that_make_no_range_are_refused(range_db):
+def test_impossible_snr_ranges_are_refused(range_db):
     with pytest.raises(UserError, match="snr_db is "):
         PairConfig(snr_db=range_db)

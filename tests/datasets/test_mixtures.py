@@ -1,4 +1,4 @@
-"""Mixtures: an item follows from its number, an identity comes equally often and never twice in a mixture."""
+"""Mixtures: items depend on their index alone; identities are equally frequent and never twice in a mixture."""
 
 import multiprocessing
 from collections import Counter
@@ -89,7 +89,7 @@ def test_a_worker_process_reads_the_same_items(folder, method):
         assert all(map(equal, here, workers.submit(read_in_worker, dataset, indices).result()))
 
 
-def test_an_item_has_the_shapes_and_types_it_promises(folder):
+def test_items_have_the_documented_shapes_and_types(folder):
     item = mixtures(folder, noise=True, streams=3)[5]
     assert {name: (value.shape, value.dtype.name) for name, value in item.items() if name != "ids"} == {
         "sources": ((3, FRAMES), "int16"),
@@ -145,7 +145,7 @@ def test_two_crops_of_an_utterance_never_meet_in_a_mixture(folder, streams):
     assert all(len(origin) == 1 for origin in origins) and len(set.union(*origins)) == len(items)
 
 
-def test_views_come_from_different_stretches_of_a_long_utterance(folder):
+def test_views_come_from_different_parts_of_a_long_utterance(folder):
     dataset = mixtures(folder, views=3)
     starts = {}
     for number in range(20):
@@ -171,7 +171,7 @@ def test_an_utterance_shorter_than_the_crop_is_repeated(folder):
 
 
 @pytest.mark.parametrize("cell", [3, 4, 5, 12])
-def test_cells_share_the_corpus_out_in_every_epoch(folder, cell):
+def test_cells_partition_the_corpus_in_every_epoch(folder, cell):
     dataset = mixtures(folder, cell=cell, passes=2)
     count = -(-12 // cell)
     assert dataset.cells == count and dataset.identities == cell
@@ -198,7 +198,7 @@ def test_cells_share_the_corpus_out_in_every_epoch(folder, cell):
         assert len(set(epochs)) == 3
 
 
-def test_only_the_first_pass_over_a_cell_has_nothing_to_compare_with(folder):
+def test_first_pass_of_a_cell_is_recognised(folder):
     several, whole = mixtures(folder, cell=4, passes=3), mixtures(folder, cell=12, passes=3)
     assert [several.first_pass_of_cell(number) for number in range(7)] == [
         True,
@@ -255,7 +255,7 @@ def test_with_labels_every_utterance_comes_once_per_pass_as_long_as_that_is_poss
             assert len(drawn) == 12 and set(drawn.values()) == {1}
 
 
-def test_a_dominant_identity_gives_way_and_all_others_are_still_heard(folder):
+def test_a_dominant_identity_is_replaced_and_all_others_still_occur(folder):
     dataset = mixtures(folder, UNBALANCED, views=1)
     for number in range(5):
         drawn = {name for item in own_items(dataset, number) for name in names(item)}
@@ -264,7 +264,7 @@ def test_a_dominant_identity_gives_way_and_all_others_are_still_heard(folder):
     assert len(heard) == 12
 
 
-def test_in_single_mixtures_only_the_first_talker_speaks(folder):
+def test_in_single_mixtures_only_the_first_speaker_is_active(folder):
     dataset = mixtures(folder, single_p=0.3, streams=3)
     active = [dataset[index]["active"].tolist() for index in range(400)]
     assert {tuple(item) for item in active} == {(True, True, True), (True, False, False)}
@@ -272,12 +272,12 @@ def test_in_single_mixtures_only_the_first_talker_speaks(folder):
     assert all(all(mixtures(folder, single_p=0.0)[index]["active"]) for index in range(50))
 
 
-def test_ratio_of_talkers_stays_in_its_range(folder):
+def test_sir_of_speakers_stays_in_its_range(folder):
     ratios = np.array([mixtures(folder, sir_db=(-2.0, 3.0))[index]["sir"][0] for index in range(100)])
     assert -2 <= ratios.min() < -1.5 and 2.5 < ratios.max() <= 3
 
 
-def test_each_talker_has_a_room_and_a_noise_of_its_own(folder):
+def test_each_speaker_has_an_rir_and_a_noise_of_its_own(folder):
     dataset = mixtures(folder, noise=True)
     items = [dataset[index] for index in range(40)]
     assert sum(np.array_equal(item["noise"][0], item["noise"][1]) for item in items) < 10  # both without
@@ -299,6 +299,6 @@ def test_items_and_passes_draw_from_different_generators(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("labels, streams", [([0] * 12, 2), ([0] * 6 + [1] * 6, 3), (None, 13)])
-def test_too_few_identities_for_a_mixture_is_a_sentence(folder, labels, streams):
+def test_too_few_identities_are_refused(folder, labels, streams):
     with pytest.raises(UserError, match="identities are too few"):
         mixtures(folder, labels, streams=streams)

@@ -1,4 +1,4 @@
-"""Multi-crop views: reproducible item by item, from anywhere in the utterance, each degraded by itself."""
+"""Multi-crop views: reproducible item by item, from anywhere in the utterance, each augmented by itself."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_an_item_depends_on_seed_and_index_alone(utterances, banks):
     assert not any(same(one, other) for one, other in zip(first, other_seed, strict=True))
 
 
-def test_items_have_the_shapes_that_are_promised_and_make_batches(utterances, banks):
+def test_items_have_the_documented_shapes_and_make_batches(utterances, banks):
     dataset = views(utterances, banks, local_crops=3)
     batch = default_collate([dataset[index] for index in range(4)])
     for kind, count, frames in (("global", 2, 8000), ("local", 3, 4000)):
@@ -71,13 +71,13 @@ def test_items_have_the_shapes_that_are_promised_and_make_batches(utterances, ba
     assert not any(name.startswith("local") for name in views(utterances, local_crops=0)[0])
 
 
-def test_every_utterance_comes_once_per_pass_in_a_new_order(utterances):
+def test_every_utterance_comes_once_per_epoch_in_a_new_order(utterances):
     passes = [[views(utterances)[6 * number + place]["ids"] for place in range(6)] for number in range(4)]
     assert all(sorted(names) == [f"u{index}" for index in range(6)] for names in passes)
     assert len({tuple(names) for names in passes}) > 1
 
 
-def test_crops_are_unbroken_stretches_of_the_named_utterance(utterances):
+def test_crops_are_contiguous_parts_of_the_named_utterance(utterances):
     for index in range(12):
         item = views(utterances)[index]
         row = int(item["ids"][1:])
@@ -87,7 +87,7 @@ def test_crops_are_unbroken_stretches_of_the_named_utterance(utterances):
                 assert (np.diff(crop) % 4000 == 1).all()
 
 
-def test_crops_of_an_item_begin_and_are_degraded_each_by_itself(utterances, banks):
+def test_starts_and_augmentations_of_an_items_crops_are_independent(utterances, banks):
     drawn = [views(utterances, banks)[index] for index in range(30)]
     long = [item for item in drawn if LENGTHS[int(item["ids"][1:])] == 20000]
     assert all(not np.array_equal(*item["global"]) for item in long)
@@ -135,7 +135,7 @@ def test_a_short_utterance_is_repeated_not_padded(utterances, row):
     np.testing.assert_array_equal(short, utterances.read(row)[start : start + 2000])
 
 
-def test_crops_without_silence_are_of_what_is_loud(tmp_path):
+def test_crops_without_silence_contain_speech_only(tmp_path):
     """Two seconds of noise with a second of silence between them, and a recording of silence alone."""
     rng, quiet = np.random.default_rng(0), np.zeros(16000)
     loud = [rng.normal(0, 3000, 16000) for _ in range(2)]
@@ -151,14 +151,14 @@ def test_crops_without_silence_are_of_what_is_loud(tmp_path):
         assert voiced.mean() > 0.9 if item["ids"] == "u0" else not voiced.any()  # a few frames beside speech stay
 
 
-def test_of_a_long_recording_a_part_is_searched_for_speech(utterances, monkeypatch):
+def test_speech_is_searched_in_a_part_of_a_long_recording(utterances, monkeypatch):
     monkeypatch.setattr("cslib.datasets.views.MOST_SEARCHED", 9000)
     for place in (0.0, 0.5, 0.999):
         crops = read_voiced_crops(utterances, 1, np.array([place, 0.3]), np.array([4000, 2000]))
         assert [len(crop) for crop in crops] == [4000, 2000] and {crop[0] // 4000 for crop in crops} == {1}
 
 
-def test_reduced_overlap_takes_the_long_crops_from_further_apart(utterances):
+def test_reduced_overlap_moves_global_crops_apart(utterances):
     def distance(chance):
         return np.mean(
             [
@@ -190,12 +190,12 @@ def test_cluster_positives_come_from_two_utterances_of_one_label(utterances):
     assert partners == {0: {1, 2}, 1: {0, 2}, 2: {0, 1}, 3: {5}, 5: {3}}
 
 
-def test_an_utterance_alone_in_its_cluster_is_its_own_partner(utterances):
+def test_an_utterance_alone_in_its_cluster_gives_all_crops(utterances):
     dataset = views(utterances, labels=np.arange(6), positives="cluster")
     assert all(len(dataset[index]["ids"].split()) == 1 for index in range(6))
 
 
-def test_labels_are_ignored_unless_asked_for(utterances):
+def test_labels_are_ignored_with_utterance_positives(utterances):
     assert same(views(utterances, labels=LABELS)[3], views(utterances)[3])
 
 
@@ -210,6 +210,6 @@ def test_labels_are_ignored_unless_asked_for(utterances):
         ("positives", "speaker"),
     ],
 )
-def test_bad_value_is_one_sentence(option, value):
+def test_a_bad_value_is_refused(option, value):
     with pytest.raises(UserError, match=rf"objective\.views\.{option} is .*; it must be"):
         ViewConfig(**{option: value})

@@ -78,7 +78,7 @@ def test_answers_and_row_agree_with_each_other_and_with_scikit_learn(made):
     assert set(found["strengths"]) == {"fold1", "fold2", "fold3"}
 
 
-def test_published_split_answers_for_its_test_part_alone(tmp_path):
+def test_only_the_test_part_of_a_published_split_is_classified(tmp_path):
     table = table_of(["train", "development", "test1"], tmp_path / "emotions.tsv")
     classify_emotions.main(
         Options(write(tmp_path / "e", table, 3.0), tmp_path / "emotions.tsv", "dino", "msp_podcast", tmp_path)
@@ -88,7 +88,7 @@ def test_published_split_answers_for_its_test_part_alone(tmp_path):
     assert json.loads((tmp_path / "dino.json").read_text())["row"]["folds"] == 1
 
 
-def test_every_fold_may_have_embeddings_of_its_own(made, tmp_path):
+def test_each_fold_can_have_its_own_embeddings(made, tmp_path):
     table, options = made
     for number, fold in enumerate(("fold1", "fold2", "fold3")):
         write(tmp_path / f"{fold}/all", table, 5.0 if fold == "fold2" else 0.0, seed=number)
@@ -103,7 +103,7 @@ def test_every_fold_may_have_embeddings_of_its_own(made, tmp_path):
     assert right["fold2"] > 0.85 > max(right["fold1"], right["fold3"])
 
 
-def test_strengths_of_another_system_are_taken_fold_by_fold(made, tmp_path):
+def test_strengths_of_another_system_are_used_fold_by_fold(made, tmp_path):
     table, options = made
     given = {"fold1": 1e-4, "fold2": 10.0, "fold3": 0.5}  # the last is none that would be chosen
     (tmp_path / "dino.json").write_text(json.dumps({"strengths": given}))

@@ -1,4 +1,4 @@
-"""Learning curves: what is kept of a log, what is drawn, and what cannot be."""
+"""Learning curves: the values kept of a log, the plots, and files that are refused."""
 
 import json
 from unittest.mock import patch
@@ -89,14 +89,14 @@ def test_a_reference_is_drawn_in_grey_behind_the_run(tmp_path):
     assert (pixels == FIRST).all(-1).any() and (abs(pixels - 255 * GREY) < 1.5).all(-1).any()
 
 
-def test_runs_are_called_by_as_much_of_their_path_as_tells_them_apart(tmp_path):
+def test_names_of_runs_are_the_shortest_ends_of_paths_that_differ(tmp_path):
     assert names_of([tmp_path / "exp/a/round1"]) == ["round1"]
     assert names_of([tmp_path / "exp/a/round1", tmp_path / "exp/b/round1"]) == ["a/round1", "b/round1"]
     with pytest.raises(UserError, match="names a folder twice"):
         names_of([tmp_path / "exp/a", tmp_path / "exp/b/../a"])
 
 
-def test_a_line_that_is_being_written_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_left_out(tmp_path):
     log = write_log(tmp_path, 3) / "log.jsonl"
     log.write_text(log.read_text() + '{"step": 80, "lo')
     assert [line["step"] for line in read_log(log)] == [20, 40, 60]
@@ -111,7 +111,7 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
         ('{"step": 20, "loss": 1}\n{"step": 40}\n', "line 2 is not from"),
     ],
 )
-def test_what_is_no_log_is_refused_and_nothing_is_written(tmp_path, text, complaint):
+def test_a_file_that_is_no_log_is_refused_and_nothing_is_written(tmp_path, text, complaint):
     if text is not None:
         (tmp_path / "log.jsonl").write_text(text)
     with pytest.raises(UserError, match=complaint):
@@ -120,12 +120,12 @@ def test_what_is_no_log_is_refused_and_nothing_is_written(tmp_path, text, compla
 
 
 @pytest.mark.parametrize("text", ["[]", '{"rows": []}', '{"runs": {"a": {"step": [1], "loss": []}}}', '{"runs": [1]}'])
-def test_what_is_no_reference_is_refused(tmp_path, text):
+def test_a_file_that_is_no_reference_is_refused(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(UserError, match="holds no learning curves"):
         draw(tmp_path, write_log(tmp_path / "exp/one"), more=["--reference", str(tmp_path / "other.json")])
 
 
-def test_no_points_are_refused(tmp_path):
+def test_zero_points_are_refused(tmp_path):
     with pytest.raises(UserError, match="--points is 0; it must be at least 1"):
         draw(tmp_path, write_log(tmp_path / "exp/one"), more=["--points", "0"])

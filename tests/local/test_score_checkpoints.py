@@ -1,4 +1,4 @@
-"""Error rates of the encoders that a training keeps."""
+"""Error rates of the kept encoders of a training."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_the_last_kept_encoder_is_the_final_one_and_keeping_changes_no_training(
         assert all((state["encoder"][name] == value).all() for state in states)
 
 
-def test_a_run_that_kept_nothing_says_what_to_do(trials, tmp_path):
+def test_a_run_without_kept_encoders_is_refused(trials, tmp_path):
     run = train(trials.parents[1], tmp_path / "run", "--training.steps", "3")
     with pytest.raises(UserError, match="keep_every"):
         call(run, trials)

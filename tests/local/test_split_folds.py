@@ -1,4 +1,4 @@
-"""What fine-tuning is given: nothing of the fold that is held out."""
+"""Labels for fine-tuning hold nothing of the held-out fold."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_labels_of_a_fold_are_those_of_the_other_speakers(table, tmp_path):
         assert not held_out & set(whole.speakers[np.isin(whole.utterances, list(labels))])
 
 
-def test_development_part_is_not_learnt_from(tmp_path):
+def test_development_part_is_left_out_of_the_labels(tmp_path):
     rows = [
         Labelled(f"u{n:02d}", "ab"[n % 2], f"s{n // 2}", ("train", "development", "test1")[n // 2 % 3])
         for n in range(24)
@@ -59,7 +59,7 @@ def test_development_part_is_not_learnt_from(tmp_path):
     assert list(labels) == [row.utterance for row in rows if row.fold == "train"]
 
 
-def test_network_that_separates_is_refused_before_anything_is_made(table, tmp_path):
+def test_a_separating_network_is_refused_before_anything_is_written(table, tmp_path):
     path = final(
         tmp_path / "final.pt",
         "galr",

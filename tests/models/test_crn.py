@@ -1,4 +1,4 @@
-"""The convolutional-recurrent network: its size, and that the causal one does not look ahead.
+"""The convolutional-recurrent network: its size, and the look-ahead of the causal one.
 
 What it shares with other enhancement networks is in test_spectra.py.
 """
@@ -61,7 +61,7 @@ def test_causal_network_looks_ahead_by_one_window_less_one_sample(window, hop):
             assert (found - expected)[:, blind:change].abs().max() > 1e-5, "the look-ahead is used"
 
 
-def test_causal_network_does_not_know_how_long_a_recording_is():
+def test_causal_network_does_not_depend_on_the_length_of_a_recording():
     model, audio = network(causal=True), noise(1, 6000)
     torch.testing.assert_close(
         model(audio[:, :3000])[:, : 3000 - 511], model(audio)[:, : 3000 - 511], atol=1e-7, rtol=1e-5
@@ -76,7 +76,7 @@ def test_causal_network_does_not_look_ahead_across_windows():
     torch.testing.assert_close(model.enhance(other)[:, :blind], model.enhance(audio)[:, :blind], atol=1e-7, rtol=1e-5)
 
 
-def test_other_network_looks_at_all_there_is():
+def test_network_that_is_not_causal_depends_on_the_future():
     model, audio = network(), noise(1, 6000)
     other = audio.clone()
     other[:, 5000:] *= -3
@@ -85,14 +85,14 @@ def test_other_network_looks_at_all_there_is():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("bands", [257, 201, 26, 13, 2])
-def test_each_stage_of_the_decoder_comes_back_to_the_bands_of_the_encoder(bands, causal):
+def test_each_stage_of_the_decoder_restores_the_bands_of_the_encoder(bands, causal):
     x = noise(2, 3, 7, bands)
     down = Down(3, 5, causal)(x)
     assert down.shape == (2, 5, 7, (bands + 1) // 2)
     assert Up(5, 3, bands, causal, last=False)(down).shape == x.shape
 
 
-def test_frames_stay_in_their_place():
+def test_frames_stay_aligned():
     x = torch.zeros(1, 1, 9, 5)
     x[:, :, 4] = 1
     for causal, reached in ((True, [4, 5, 6]), (False, [3, 4, 5])):

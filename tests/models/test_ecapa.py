@@ -1,4 +1,4 @@
-"""ECAPA-TDNN: its published sizes, what its blocks see, and that padding and company in a batch change nothing."""
+"""ECAPA-TDNN: its published sizes, the receptive fields of its blocks, and independence of padding and batch."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def trained(**values):
 
 
 @pytest.mark.parametrize("channels, millions", [(512, 6.2), (1024, 14.7)])
-def test_published_parameter_counts_follow_from_the_architecture(channels, millions):
+def test_parameter_counts_are_the_published_ones(channels, millions):
     mels, scale, squeeze, joined, attention, embedding = 80, 8, 128, 1536, 128, 192
     part = channels // scale
     stem = mels * channels * 5 + channels + 2 * channels  # weights, biases; scale and shift of the batch norm
@@ -50,7 +50,7 @@ def test_published_parameter_counts_follow_from_the_architecture(channels, milli
 
 @pytest.mark.parametrize("pooling", ["statistics", "attentive", "context"])
 @pytest.mark.parametrize("stem_stride", [1, 2, 3])
-def test_padding_and_neighbours_do_not_change_an_embedding(pooling, stem_stride):
+def test_embeddings_depend_neither_on_padding_nor_on_the_batch(pooling, stem_stride):
     network, batch = trained(pooling=pooling, stem_stride=stem_stride), audio(3, 16000)
     together = network.embed(batch, torch.tensor(LENGTHS))
     for row, length in enumerate(LENGTHS):
@@ -64,7 +64,7 @@ def test_embedding_does_not_depend_on_the_level():
 
 
 @pytest.mark.parametrize("dilation", [1, 3])
-def test_each_part_of_a_block_sees_a_dilation_further_than_the_one_before(dilation):
+def test_receptive_field_of_each_part_is_one_dilation_wider_than_of_the_one_before(dilation):
     torch.manual_seed(0)
     block, centre, scale = SERes2Block(40, 5, 6, dilation).eval(), 20, 5
     for parameter in block.excite.parameters():
@@ -75,7 +75,7 @@ def test_each_part_of_a_block_sees_a_dilation_further_than_the_one_before(dilati
     assert seen == [centre + step * dilation for step in range(1 - scale, scale)]
 
 
-def test_excitation_lets_every_frame_know_of_all_others():
+def test_squeeze_excitation_depends_on_all_frames():
     torch.manual_seed(0)
     x = torch.randn(1, 16, 60, requires_grad=True)
     SERes2Block(16, 4, 6, 2).eval()(x, None, 1)[0, :, 0].sum().backward()

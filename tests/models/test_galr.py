@@ -1,4 +1,4 @@
-"""The separative encoder: what its parts compute, and that padding, level and neighbours do not matter."""
+"""The separative encoder: its parts, and independence of padding, level and batch."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_streams_are_as_long_as_the_mixture(samples):
         *({"pooling": pooling} for pooling in POOLINGS),
     ],
 )
-def test_what_lies_beyond_an_item_does_not_change_its_embeddings_or_streams(values):
+def test_padding_changes_neither_embeddings_nor_streams(values):
     model, length = network(**values), 777
     for module in model.modules():  # zero biases would hide a leak from the padding
         if isinstance(module, (nn.Linear, GlobalNorm)) and module.bias is not None:
@@ -86,12 +86,12 @@ def test_what_lies_beyond_an_item_does_not_change_its_embeddings_or_streams(valu
     )
 
 
-def test_the_length_given_matters():
+def test_lengths_have_an_effect():
     model, batch = network(), noise(1, 2000)
     assert not torch.allclose(model(batch, torch.tensor([1000]))[1], model(batch)[1], atol=1e-3)
 
 
-def test_level_of_the_recording_does_not_change_its_embedding():
+def test_embedding_does_not_depend_on_the_level():
     model, audio = network(), noise(2, 3000)
     lengths = torch.tensor([3000, 1700])
     torch.testing.assert_close(
@@ -158,7 +158,7 @@ def test_global_norm_without_padding_is_group_norm_with_one_group():
     torch.testing.assert_close(mine(values, torch.ones(2, 6, 4, 1)), expected)
 
 
-def test_louder_source_wins_whatever_the_scale_of_its_stream():
+def test_louder_source_has_more_energy_whatever_the_scale_of_its_stream():
     sources = noise(2, 2, 4000, seed=4) * torch.tensor([[[1.0], [0.5]], [[0.5], [1.0]]])
     louder = torch.tensor([0, 1])
     for scales in ([1.0, 1.0], [0.01, 100.0], [100.0, 0.01], [-1.0, 3.0]):
@@ -196,7 +196,7 @@ def test_long_recordings_are_embedded_in_half_overlapping_windows(monkeypatch):
 
 
 @pytest.mark.parametrize("length", [500, 3200, 3201, 3999, 4000, 4001, 5000])
-def test_neighbours_in_the_batch_do_not_decide_how_an_item_is_windowed(monkeypatch, length):
+def test_windows_of_an_item_do_not_depend_on_the_batch(monkeypatch, length):
     monkeypatch.setattr(galr, "LONG_WINDOW", 2000)
     model, audio = network(max_seconds=0.2), noise(2, 7300)  # windows beyond 3,200 samples
     together = model.embed(audio, torch.tensor([length, 7300]))
@@ -204,7 +204,7 @@ def test_neighbours_in_the_batch_do_not_decide_how_an_item_is_windowed(monkeypat
     torch.testing.assert_close(together[1], model.embed(audio[1:])[0], atol=1e-5, rtol=1e-4)
 
 
-def test_windows_longer_than_the_longest_whole_recording_end():
+def test_max_seconds_may_be_shorter_than_a_window():
     assert network(max_seconds=0.05).embed(noise(1, 1000)).isfinite().all()
 
 
@@ -252,13 +252,13 @@ def test_gradient_reaches_every_parameter():
         {"speaker_streams": "both"},
     ],
 )
-def test_unknown_choice_is_one_sentence_with_those_there_are(values):
+def test_an_unknown_choice_is_refused_with_the_known_ones(values):
     ((name, value),) = values.items()
     with pytest.raises(UserError, match=rf"network\.{name} is {value}; it must be one of "):
         build(Config(**values))
 
 
 @pytest.mark.parametrize("values", [{"window": 15}, {"segment": 9}, {"features": 10, "heads": 4}])
-def test_sizes_that_do_not_divide_are_a_sentence(values):
+def test_sizes_that_do_not_divide_are_refused(values):
     with pytest.raises(UserError, match="must be an even number|must be a divisor"):
         Config(**values)

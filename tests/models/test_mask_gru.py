@@ -23,7 +23,7 @@ def test_parameter_count_follows_from_the_architecture(hidden):
     assert total == expected and (hidden == 24 or round(total / 1e6, 2) == 0.45)
 
 
-def test_no_band_gets_louder_and_phases_stay():
+def test_bands_are_only_attenuated_and_phases_kept():
     torch.manual_seed(0)
     model = build(Config(hidden=8))
     spectrum = analyse(0.1 * torch.randn(1, 4000), 512, 128)
@@ -31,7 +31,7 @@ def test_no_band_gets_louder_and_phases_stay():
     assert ratio.imag.abs().max() < 1e-4 and ratio.real.min() > 0 and ratio.real.max() < 1
 
 
-def test_it_looks_both_ways():
+def test_it_depends_on_the_past_and_the_future():
     torch.manual_seed(0)
     model = build(Config(hidden=8))
     audio = 0.1 * torch.randn(1, 6000)

@@ -1,4 +1,4 @@
-"""Res2Net: its size, what its blocks see, and that padding and company in a batch change nothing."""
+"""Res2Net: its size, the receptive fields of its blocks, and independence of padding and batch."""
 
 import pytest
 import torch
@@ -56,14 +56,14 @@ def test_parameter_count_follows_from_the_architecture(scale, image_millions, to
 
 
 @pytest.mark.parametrize("factor, scale", [(3.25, 8), (1.625, 4)])
-def test_parts_of_26_channels_are_what_the_width_factors_ask_for(factor, scale):
+def test_published_width_factors_give_parts_of_26_channels(factor, scale):
     widths = [Res2Block(8, c, 1, base_width=26, scale=scale).parts[0][0].out_channels for c in (64, 128, 256, 512)]
     assert widths == [factor * c / scale for c in (64, 128, 256, 512)] == [26, 52, 104, 208]
 
 
 @pytest.mark.parametrize("pooling", ["statistics", "attentive", "context"])
 @pytest.mark.parametrize("stem_stride", [1, 2])
-def test_padding_and_neighbours_do_not_change_an_embedding(pooling, stem_stride):
+def test_embeddings_depend_neither_on_padding_nor_on_the_batch(pooling, stem_stride):
     network, batch = trained(pooling=pooling, stem_stride=stem_stride), audio(3, 16000)
     together = network.embed(batch, torch.tensor(LENGTHS))
     for row, length in enumerate(LENGTHS):
@@ -77,7 +77,7 @@ def test_embedding_does_not_depend_on_the_level():
 
 
 @pytest.mark.parametrize("stride, reach", [(1, 4), (2, 1)])
-def test_parts_see_ever_wider_but_each_alone_where_the_block_shrinks(stride, reach):
+def test_receptive_fields_of_parts_grow_except_in_blocks_with_a_stride(stride, reach):
     torch.manual_seed(0)
     block = Res2Block(16, 8, stride, base_width=64, scale=5).eval()
     x = torch.randn(1, 16, 21, 21, requires_grad=True)

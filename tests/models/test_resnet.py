@@ -1,4 +1,4 @@
-"""The residual network: size, gradients, and that padding and company in a batch change nothing."""
+"""The residual network: size, gradients, and independence of padding and batch."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_light_resnet34_has_two_million_parameters():
     assert network.project[0].in_features == 2560
 
 
-def test_full_resnet34_is_that_of_he_et_al_but_for_both_ends():
+def test_full_resnet34_is_that_of_he_et_al_except_for_both_ends():
     """21,797,672 parameters with 1,000 classes and a stem of 7 x 7 on three colours (He et al. 2016, torchvision)."""
     trunk = 21_797_672 - (512 + 1) * 1000 - 7 * 7 * 3 * 64
     stem, projection = 3 * 3 * 64, 2 * 512 * 10 * 256 + 2 * 256
@@ -40,7 +40,7 @@ def test_full_resnet34_is_that_of_he_et_al_but_for_both_ends():
 
 @pytest.mark.parametrize("pooling", ["statistics", "attentive", "context"])
 @pytest.mark.parametrize("stem_stride", [1, 2, 4])
-def test_padding_and_neighbours_do_not_change_an_embedding(pooling, stem_stride):
+def test_embeddings_depend_neither_on_padding_nor_on_the_batch(pooling, stem_stride):
     network = trained(Config(**TINY, pooling=pooling, stem_stride=stem_stride))
     lengths = torch.tensor([16000, 12345, 8001])
     batch = audio(3, 16000)

@@ -66,14 +66,14 @@ def test_depthwise_convolution_is_that_of_each_channel():
     torch.testing.assert_close(part(rows, None), part.output(nn.functional.silu(part.norm_out(mixed))))
 
 
-def test_rows_end_with_their_recording():
+def test_padding_of_rows_is_left_out():
     torch.manual_seed(0)
     part, rows = Conformer(Config(**TINY)).eval(), noise(2, 9, 8)
     together = part(rows, torch.arange(9) < torch.tensor([[9], [5]]))
     torch.testing.assert_close(together[1:, :5], part(rows[1:, :5], None))
 
 
-def test_dense_block_looks_back_as_far_as_its_dilations_add_up_to():
+def test_dense_block_looks_back_by_the_sum_of_its_dilations():
     torch.manual_seed(0)
     block, x = DenseBlock(4, 3).eval(), noise(1, 4, 20, 5)
     other = x.clone()
@@ -93,7 +93,7 @@ def test_residual_can_add_what_a_mask_cannot():
     assert not model.estimate(torch.zeros_like(spectrum), None).abs().any()
 
 
-def test_bands_are_told_apart():
+def test_bands_have_vectors_of_their_own():
     torch.manual_seed(0)
     model = build(Config(**TINY)).eval()
     spectrum = torch.ones(1, 30, 201, dtype=torch.complex64)

@@ -1,4 +1,4 @@
-"""Batches of recordings of unequal length: which frames lie inside each recording after strided layers.
+"""Batches of recordings of unequal length: which samples, or frames after strided layers, lie inside each recording.
 
 Shapes: B recordings, N frames. `stride` is the product of the strides of all layers so far: of `frames` feature
 frames, ceil(frames / stride) are left.
@@ -19,6 +19,16 @@ def strided_size(size: Size, stride: int) -> Size:
     return (size + stride - 1) // stride
 
 
+def full_lengths(audio: Tensor) -> Tensor:
+    """int64 [B]: T for every row of audio [B, T], on its device."""
+    return torch.full((len(audio),), audio.shape[1], device=audio.device)
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """bool [B, size]: True before the length of each row, int64 [B]."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
 def frame_mask(x: Tensor, frames: Tensor | None, stride: int) -> Tensor | None:
     """bool [B, N]: which frames of x [B, ..., N] lie inside their recording; None when all do.
 
@@ -26,7 +36,7 @@ def frame_mask(x: Tensor, frames: Tensor | None, stride: int) -> Tensor | None:
     """
     if frames is None:
         return None
-    return torch.arange(x.shape[-1], device=x.device) < strided_size(frames, stride)[:, None]
+    return length_mask(strided_size(frames, stride), x.shape[-1])
 
 
 def masked(x: Tensor, frames: Tensor | None, stride: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from cslib.config import UserError, require
 from cslib.data.manifests import SAMPLE_RATE
+from cslib.models.layers.masking import full_lengths, length_mask
 
 COMPRESSION = 0.3  # exponent of magnitudes; loudness grows about as this power of sound pressure
 FLOOR = 1e-8  # added to squared magnitudes, whose mean is near 1: bounds the gradients of powers near zero (-80 dB)
@@ -80,10 +81,9 @@ class Enhancer(nn.Module):
         window, hop, noisy = self.config.window, self.config.hop, noisy.float()
         inside = beyond = None
         if lengths is not None:
-            beyond = torch.arange(noisy.shape[1], device=noisy.device) >= lengths[:, None]
+            beyond = ~length_mask(lengths, noisy.shape[1])
             noisy = noisy.masked_fill(beyond, 0.0)
-            frames = torch.arange(frame_count(noisy.shape[1], window, hop), device=noisy.device)
-            inside = frames < frame_count(lengths, window, hop)[:, None]
+            inside = length_mask(frame_count(lengths, window, hop), frame_count(noisy.shape[1], window, hop))
         spectrum = analyse(noisy, window, hop)
         gains = level_gains(spectrum, inside, self.causal)
         enhanced = self.estimate(spectrum * gains, inside) / gains
@@ -97,8 +97,7 @@ class Enhancer(nn.Module):
         A recording longer than `window_seconds` is processed window by window: memory does not grow with its length.
         Its windows depend on its own length alone.
         """
-        if lengths is None:
-            lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
+        lengths = full_lengths(audio) if lengths is None else lengths
         enhanced, long = torch.zeros_like(audio, dtype=torch.float32), lengths > self.window_samples
         if not long.all():
             longest = int(lengths[~long].max())

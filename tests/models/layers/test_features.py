@@ -56,7 +56,7 @@ def test_log_mel_equals_kaldi(snip_edges, num_mels):
 
 
 @pytest.mark.parametrize("num_samples", [80, 90, 200, 239, 400, 401, 479, 480, 559, 560])
-def test_log_mel_equals_kaldi_on_audio_hardly_longer_than_a_frame(num_samples):
+def test_log_mel_equals_kaldi_on_the_shortest_audio(num_samples):
     audio = speech_like(num_samples, seed=num_samples)
     features = LogMel()(torch.from_numpy(audio)[None])[0].numpy()
     expected = kaldi_fbank(audio, False, 80)
@@ -77,7 +77,7 @@ def test_digital_silence_is_kaldis_floor():
 
 
 @pytest.mark.parametrize("snip_edges", [False, True])
-def test_number_of_frames_is_known_beforehand(snip_edges):
+def test_number_of_frames_follows_from_the_number_of_samples(snip_edges):
     log_mel = LogMel(23, snip_edges=snip_edges)
     samples = [400, 401, 479, 480, 559, 560, 16000]
     counts = [log_mel.frames(n) for n in samples]
@@ -86,7 +86,7 @@ def test_number_of_frames_is_known_beforehand(snip_edges):
 
 
 @pytest.mark.parametrize(("snip_edges", "shortest"), [(False, 80), (True, 400)])
-def test_audio_too_short_for_a_frame_has_none_and_is_refused(snip_edges, shortest):
+def test_audio_shorter_than_a_frame_has_no_frames_and_is_refused(snip_edges, shortest):
     log_mel = LogMel(23, snip_edges=snip_edges)
     assert [log_mel.frames(n) for n in (0, shortest - 1, shortest)] == [0, 0, 1]
     assert log_mel.frames(torch.tensor([0, shortest - 1, shortest])).tolist() == [0, 0, 1]
@@ -124,7 +124,7 @@ def test_log_mel_has_the_right_gradient():
     assert change.item() / (2 * step) == pytest.approx(audio.grad.norm().item(), rel=0.02)
 
 
-def test_log_mel_keeps_nothing_in_the_checkpoint():
+def test_log_mel_adds_nothing_to_a_checkpoint():
     assert LogMel().state_dict() == {}
 
 
@@ -135,7 +135,7 @@ def test_log_mel_can_be_exported():
 
 
 @pytest.mark.parametrize("options", [{"num_mels": 300}, {"num_mels": 0}, {"high_freq": 9000}, {"low_freq": 7600}])
-def test_impossible_filters_are_one_plain_sentence(options):
+def test_impossible_filters_are_refused(options):
     with pytest.raises(UserError, match="mel filters"):
         LogMel(**options)
 
@@ -176,7 +176,7 @@ def test_sliding_mean_norm_with_an_even_window():
     assert np.allclose(normalised[0], slow_sliding_mean_norm(features[0], 8))
 
 
-def test_utterances_within_the_window_lose_their_mean():
+def test_utterances_shorter_than_the_window_lose_their_mean():
     features = torch.randn(2, 280, 4)
     assert torch.allclose(SlidingMeanNorm()(features), features - features.mean(1, keepdim=True), atol=1e-5)
 

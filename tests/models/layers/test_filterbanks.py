@@ -8,7 +8,7 @@ from cslib.models.layers.filterbanks import FourierFilterbank, LearntFilterbank
 
 
 @pytest.mark.parametrize("window", [16, 400, 512])
-def test_a_mask_of_one_gives_the_signal_back(window):
+def test_a_mask_of_one_reconstructs_the_signal(window):
     signal = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
     bank = FourierFilterbank(window)
     padded = F.pad(signal, (window // 2, window))
@@ -25,7 +25,7 @@ def test_magnitudes_are_those_of_the_fourier_transform_under_a_root_hann_window(
     assert torch.allclose(magnitudes[:, 0], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_each_stream_is_shaped_by_its_own_mask():
+def test_each_stream_has_its_own_mask():
     bank = LearntFilterbank(8, 16)
     frames, carrier = bank.analyse(torch.randn(1, 160))
     masks = torch.stack([torch.ones_like(frames), torch.zeros_like(frames)], dim=2)

@@ -1,4 +1,4 @@
-"""Poolings over time: what they compute, that padding does not count, and that their gradients are finite."""
+"""Pooling over time: values, masks and finite gradients."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_pooling_of_a_constant_has_a_finite_gradient():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_frames_beyond_the_mask_do_not_count(kind):
+def test_frames_outside_the_mask_are_left_out(kind):
     torch.manual_seed(0)
     pooling, frames = make_pooling(kind, 5, bottleneck=4), torch.randn(2, 5, 30)
     mask = torch.arange(30) < torch.tensor([[30], [17]])
@@ -38,7 +38,7 @@ def test_frames_beyond_the_mask_do_not_count(kind):
     assert pooled.shape == (2, pooling.output_size)
 
 
-def test_context_pooling_scores_frames_with_mean_and_deviation_joined():
+def test_context_pooling_scores_frames_joined_with_mean_and_deviation():
     torch.manual_seed(0)
     pooling, frames = ContextPooling(6, bottleneck=4), torch.randn(2, 6, 20)
     first, second = pooling.score[0], pooling.score[2]
@@ -53,7 +53,7 @@ def test_context_pooling_scores_frames_with_mean_and_deviation_joined():
     torch.testing.assert_close(pooling(frames), torch.cat([mean, deviation], 1), atol=1e-3, rtol=1e-3)
 
 
-def test_context_decides_which_frames_count():
+def test_context_changes_the_weights_of_frames():
     torch.manual_seed(0)
     pooling, frames = ContextPooling(6, bottleneck=4), torch.randn(1, 6, 20)
     longer = torch.cat([frames, 5 + torch.randn(1, 6, 20)], dim=-1)
@@ -61,6 +61,6 @@ def test_context_decides_which_frames_count():
     assert ratio.std(-1).max() > 1e-3  # not the same weights up to a factor
 
 
-def test_a_pooling_that_there_is_not_is_refused_with_those_there_are():
+def test_an_unknown_pooling_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="network.pooling is max; it must be one of statistics, attentive, context"):
         make_pooling("max", 3)

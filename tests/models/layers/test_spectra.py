@@ -1,4 +1,4 @@
-"""Spectra there and back, and what every enhancement network promises about lengths, levels, silence and company."""
+"""Spectra and their inverse, and what holds for every enhancement network: lengths, levels, silence, batches."""
 
 import math
 
@@ -91,7 +91,7 @@ def test_frames_are_those_of_the_short_time_fourier_transform(window, hop):
 
 
 @pytest.mark.parametrize("samples", [1, 128, 129, 777])
-def test_silence_put_after_a_recording_leaves_its_frames_as_they_were(samples):
+def test_appended_silence_leaves_the_frames_unchanged(samples):
     audio = noise(1, samples)
     alone, longer = analyse(audio, 512, 128), analyse(nn.functional.pad(audio, (0, 999)), 512, 128)
     torch.testing.assert_close(longer[:, : alone.shape[1]], alone)
@@ -99,7 +99,7 @@ def test_silence_put_after_a_recording_leaves_its_frames_as_they_were(samples):
     assert torch.equal(frame_count(torch.tensor([samples]), 512, 128), torch.tensor([alone.shape[1]]))
 
 
-def test_compression_raises_magnitudes_to_a_power_keeps_phases_and_can_be_undone():
+def test_compression_raises_magnitudes_to_a_power_keeps_phases_and_is_invertible():
     spectrum = analyse(noise(1, 2000), 512, 128)
     spectrum = spectrum[spectrum.abs() > 0.1]
     found = compressed(spectrum)
@@ -132,7 +132,7 @@ def test_complex_masks_are_bounded_and_keep_the_phase():
     assert zero.grad.isfinite().all() and values.grad.isfinite().all()
 
 
-def test_gains_bring_spectra_to_one_and_causal_ones_look_at_the_past_alone():
+def test_gains_normalise_spectra_and_causal_ones_use_only_the_past():
     spectrum = analyse(noise(2, 4000) * torch.tensor([[1.0], [1e-3]]), 512, 128)
     whole, running = level_gains(spectrum, None, causal=False), level_gains(spectrum, None, causal=True)
     torch.testing.assert_close(squared(spectrum * whole).mean((1, 2)), torch.ones(2))
@@ -147,7 +147,7 @@ def test_silence_has_a_gain_of_one():
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_each_row_of_a_recurrence_ends_with_its_recording(bidirectional):
+def test_recurrence_leaves_the_padding_of_each_row_out(bidirectional):
     gru = nn.GRU(4, 3, 2, batch_first=True, bidirectional=bidirectional)
     rows, inside = noise(6, 11, 4), torch.arange(11) < torch.tensor([[11], [5]])
     together = recur(gru, rows, inside)
@@ -160,13 +160,13 @@ def test_each_row_of_a_recurrence_ends_with_its_recording(bidirectional):
     "values",
     [{"window": 510}, {"hop": 100}, {"hop": 512}, {"hop": 0}, {"window_seconds": 0.0}, {"window_seconds": math.nan}],
 )
-def test_a_wrong_configuration_is_a_sentence(values):
+def test_a_wrong_configuration_is_refused(values):
     with pytest.raises(UserError, match=r"^network\.window.* must be"):
         SpectralConfig(**values)
 
 
 @pytest.mark.parametrize("samples", [8001, 8800, 15200, 15201, 40000])
-def test_long_recordings_pass_in_windows_of_one_size_that_add_up_to_them(samples):
+def test_windows_of_a_long_recording_have_one_size_and_add_up_to_it(samples):
     model, audio = Unchanged(SpectralConfig(window_seconds=0.5)), noise(1, samples)
     torch.testing.assert_close(model.enhance(audio), audio, atol=1e-6, rtol=1e-5)
     assert set(model.shown) == {(1, 8000)} and len(model.shown) == math.ceil((samples - 800) / 7200)
@@ -180,7 +180,7 @@ def test_windows_are_cross_faded():
     assert 0 < enhanced.diff().max() < 2 / 800 and enhanced.diff().min() > -1e-4  # the overlap: 800 samples or more
 
 
-def test_neighbours_do_not_decide_how_an_item_is_cut_into_windows():
+def test_windows_of_an_item_do_not_depend_on_the_batch():
     config, audio = SpectralConfig(window_seconds=0.5), noise(4, 20001)
     lengths = torch.tensor([20001, 8000, 9001, 5])
     together = Unchanged(config)
@@ -199,7 +199,7 @@ def test_output_is_as_long_as_the_input(name, samples):
 
 
 @every_network
-def test_neither_neighbours_nor_what_lies_beyond_an_item_change_it(name):
+def test_output_depends_neither_on_padding_nor_on_the_batch(name):
     model, length = network(name), 777
     batch = noise(3, 2000)
     batch[1, length:] = math.nan  # garbage
@@ -211,7 +211,7 @@ def test_neither_neighbours_nor_what_lies_beyond_an_item_change_it(name):
 
 
 @every_network
-def test_items_are_enhanced_in_windows_as_they_are_alone(name):
+def test_windowed_items_are_enhanced_in_a_batch_as_alone(name):
     model, audio = network(name, window_seconds=0.2), noise(2, 7001)
     together = model.enhance(audio, torch.tensor([7001, 3000]))
     torch.testing.assert_close(together[0], model.enhance(audio[:1])[0], atol=1e-5, rtol=1e-4)
@@ -221,7 +221,7 @@ def test_items_are_enhanced_in_windows_as_they_are_alone(name):
 
 
 @every_network
-def test_the_level_comes_back_and_matters_to_nothing_else(name):
+def test_the_level_is_restored_and_has_no_other_effect(name):
     model, audio = network(name), noise(1, 3000)
     expected = model(audio)
     assert expected.square().mean() > 1e-6
@@ -240,7 +240,7 @@ def test_digital_silence_stays_silent(name):
 
 @every_network
 @pytest.mark.parametrize("seed", range(3))
-def test_learning_starts_near_the_noisy_speech(name, seed):
+def test_training_starts_near_the_noisy_speech(name, seed):
     torch.manual_seed(seed)
     audio, fresh = noise(2, 8000), network(name)
     for part in fresh.modules():
