@@ -99,12 +99,13 @@ if stage 4 "classify"; then
     classify finetuned --embeddings "$exp/finetuned/{fold}/embeddings/all.scp" --strengths "$exp/scores/dino.json"
   fi
 fi
+[ "$finetune" = no ] || systems+=(finetuned)
 if stage 5 "results"; then
   write_history "$exp"
   reads "$exp/scores"
   continues "$exp"/{results.json,confusion.png}
-  run local/make_emotion_results.py --exp "$exp" --corpus "$corpus" --seed "$seed" --seconds "$exp/seconds.json" \
-    --commits "$exp/commits.json"
+  run local/make_emotion_results.py --exp "$exp" --corpus "$corpus" --seed "$seed" \
+    --systems "$(IFS=, && echo "${systems[*]}")" --seconds "$exp/seconds.json" --commits "$exp/commits.json"
 fi
 end_recipe
 exit
