@@ -117,7 +117,7 @@ def claim(folder: Path, settings: dict[str, str]) -> None:
     if differing:
         name = differing[0]
         raise UserError(
-            f"{folder}: was made with another {name} ({known.get(name)}, now {settings[name]}); remove it "
+            f"{folder}: was made with another {name.replace('_', '-')} ({known.get(name)}, now {settings[name]}); remove it "
             "or choose another folder"
         )
 

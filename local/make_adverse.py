@@ -132,6 +132,7 @@ def read_people(folder: Path, ids: list[str]) -> dict[str, list[str]]:
 
 def draw_condition(seed: int, row: int, speakers: list[str], banks: Banks) -> Condition:
     """Draw the condition of one recording; it depends on the seed and the row only, given the set and the banks."""
+    assert banks.rirs is not None, "checked when the banks were opened"
     rng = np.random.default_rng([seed, row])
     rir, interferer_rir = (int(number) for number in rng.integers(len(banks.rirs), size=2))
     other = int(rng.integers(len(speakers)))
@@ -168,6 +169,7 @@ def degrade(condition: Condition, utterances: Utterances, banks: Banks) -> tuple
 
 
 def _reverberant(speech: np.ndarray, banks: Banks, rir: int) -> torch.Tensor:
+    assert banks.rirs is not None, "checked when the banks were opened"
     start, length = banks.rirs.segments[rir]
     return reverberate(_as_float(speech), torch.tensor(banks.rirs.samples[start : start + length]))
 

@@ -49,10 +49,13 @@ class Found(NamedTuple):
 
 
 def main(options: Options) -> None:
-    if (options.class_dir is None) == (options.table is None):
-        raise UserError("give either --class-dir (one folder for each class) or --table (path, label, speaker)")
     folder = options.data / "all"
-    found = from_table(options.table, folder) if options.table else from_folders(options.class_dir, folder)
+    if options.class_dir and not options.table:
+        found = from_folders(options.class_dir, folder)
+    elif options.table and not options.class_dir:
+        found = from_table(options.table, folder)
+    else:
+        raise UserError("give either --class-dir (one folder for each class) or --table (path, label, speaker)")
     recordings = with_folds(found, options.folds)
     new = not (folder / "cuts.jsonl.gz").exists()
     try:

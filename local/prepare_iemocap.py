@@ -1,13 +1,13 @@
-"""Make data/iemocap_emotion/all from IEMOCAP as it is published: four classes, one fold a session.
+"""Make data/iemocap_emotion/all from IEMOCAP as it is published: four classes, one fold per session.
 
     python local/prepare_iemocap.py --corpus corpora/IEMOCAP_full_release --data data/iemocap_emotion
 
 Layout: <corpus>/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt with a line `[start - end] turn emotion [v, a, d]` for
-each turn, and <corpus>/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav. A speaker is a session and the
-letter of the turn, as the letter of the dialogue only tells who wore the markers.
+each turn, and <corpus>/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav. The session and the letter of the
+turn identify the speaker; the letter of the dialogue says who wore the motion-capture markers.
 
-Classes: angry, happy, neutral, sad; excited counts as happy, which gives the 5,531 utterances of most work on the
-corpus. --merge_excited false leaves excited out: 4,490.
+Classes are angry, happy, neutral and sad. Excited counts as happy, which gives the 5,531 utterances that most papers
+use; --merge-excited false leaves excited out, which gives 4,490.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ TURN = re.compile(r"\[[\d.]+ - [\d.]+\]\t(Ses0(\d)[FM]_\w+_([FM])\d+)\t(\w+)\t\[
 class Options:
     corpus: Path  # IEMOCAP_full_release, with Session1 to Session5
     data: Path = Path("data/iemocap_emotion")  # makes all/ in it
-    merge_excited: bool = True  # excited is happy too; else it is left out
-    nj: int = os.cpu_count() or 1  # processes that read recordings
+    merge_excited: bool = True  # true: excited counts as happy; false: it is left out
+    nj: int = os.cpu_count() or 1  # number of processes
 
 
 def main(options: Options) -> None:
@@ -45,10 +45,10 @@ def main(options: Options) -> None:
 
 
 def find_turns(session: Path, classes: dict[str, str]) -> Iterator[Recording]:
-    """The turns of a session that are of one of the classes. Raises UserError where there are no turns at all."""
+    """Yield the turns of a session that belong to the classes. Raises UserError when it has no turns at all."""
     turns = 0
-    # Below EmoEvaluation lie folders with the answers of single raters, and beside the files, in the published archive,
-    # some of the same names that begin with "._" and hold something else.
+    # EmoEvaluation also holds folders with the answers of single raters and, in the published archive, files of the
+    # same names after "._" that hold something else.
     for path in sorted((session / "dialog" / "EmoEvaluation").glob("[!.]*.txt")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             found = TURN.match(line)

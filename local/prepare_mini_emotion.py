@@ -85,7 +85,7 @@ def main(options: Options) -> None:
         divide_again(folder, options.folds)
         return
     entries, styles = speak_all(options, folder.absolute() / "audio")
-    table = divided([(entry.id, styles[entry.id], entry.speaker) for entry in entries], options.folds)
+    table = divided([(entry.id, styles[entry.id], str(entry.speaker)) for entry in entries], options.folds)
     write_set(folder, entries)
     minutes = sum(entry.num_samples for entry in entries) / SAMPLE_RATE / 60
     print(f"{folder}: {len(entries):,} utterances of {options.speakers} speakers, {minutes:.1f} min")

@@ -4,11 +4,11 @@
 
 Layout: <corpus>/Labels/labels_consensus.csv (in older releases labels_concensus.csv) with the columns FileName,
 EmoClass, SpkrID, Gender and Split_Set, and <corpus>/Audios/MSP-PODCAST_0001_0008.wav (or Audio/). Classes: angry,
-happy, neutral, sad and disgust, by the majority of the raters. Train is learnt from, Development (Validation in older
-releases) settles the classifier, Test1 is tested on; other parts are left out.
+happy, neutral, sad and disgust, by the majority of the raters. Train is for training, Development (Validation in older
+releases) for choosing hyperparameters, Test1 for the test; other parts are left out.
 
-A recording whose speaker is "Unknown" counts as a speaker of its own. Recordings of speakers of Development or Test1
-that stand in Train too, or of Test1 in Development, are left out, and their number is told.
+A recording whose speaker is "Unknown" counts as a speaker of its own. Recordings in Train of speakers of Development or
+Test1, and recordings in Development of speakers of Test1, are left out, and their number is printed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cslib.files import warn
 
 CLASSES = {"A": "angry", "H": "happy", "N": "neutral", "S": "sad", "D": "disgust"}
 PARTS = {"Train": TRAIN, "Development": DEVELOPMENT, "Validation": DEVELOPMENT, "Test1": "test1"}
-HELD_OUT = ("test1", DEVELOPMENT, TRAIN)  # whose speakers count first
+PARTS_IN_ORDER = ("test1", DEVELOPMENT, TRAIN)  # a speaker in several parts stays in the first of them
 LABELS = ("labels_consensus.csv", "labels_concensus.csv")
 AUDIO = ("Audios", "Audio")
 COLUMNS = ("FileName", "EmoClass", "SpkrID", "Gender", "Split_Set")
@@ -36,22 +36,23 @@ COLUMNS = ("FileName", "EmoClass", "SpkrID", "Gender", "Split_Set")
 class Options:
     corpus: Path  # folder with Labels and Audios
     data: Path = Path("data/msp_podcast_emotion")  # makes all/ in it
-    nj: int = os.cpu_count() or 1  # processes that read recordings
+    nj: int = os.cpu_count() or 1  # number of processes
 
 
 def main(options: Options) -> None:
     audio = find_audio(options.corpus.absolute())
     recordings = read_recordings(find_labels(options.corpus), audio)
     present = Counter(one.fold for one in recordings)
-    if not all(present[part] for part in HELD_OUT):
+    if not all(present[part] for part in PARTS_IN_ORDER):
         raise UserError(
-            f"{options.corpus}: Train, Development and Test1 have to hold recordings of the five classes, "
-            f"and they hold {present[TRAIN]:,}, {present[DEVELOPMENT]:,} and {present['test1']:,}"
+            f"{options.corpus}: Train, Development and Test1 must hold recordings of the five classes, "
+            f"but they hold {present[TRAIN]:,}, {present[DEVELOPMENT]:,} and {present['test1']:,}"
         )
     prepare_classes(options.data / "all", apart(recordings), options.nj)
 
 
 def find_audio(corpus: Path) -> Path:
+    """The folder of recordings. Raises UserError when there is none."""
     for name in AUDIO:
         if (corpus / name).is_dir():
             return corpus / name
@@ -62,6 +63,7 @@ def find_audio(corpus: Path) -> Path:
 
 
 def find_labels(corpus: Path) -> Path:
+    """The table of labels. Raises UserError when there is none."""
     for name in LABELS:
         if (corpus / "Labels" / name).is_file():
             return corpus / "Labels" / name
@@ -71,12 +73,12 @@ def find_labels(corpus: Path) -> Path:
 
 
 def read_recordings(labels: Path, audio: Path) -> list[Recording]:
-    """Those of the classes and parts that are used. Raises UserError when the table lacks a column."""
+    """The recordings of the classes and parts in use. Raises UserError when the table lacks a column."""
     with open(labels, encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (table.fieldnames or [])]
         if missing:
-            raise UserError(f"{labels}: there is no column {', '.join(missing)} in its first line; get it anew")
+            raise UserError(f"{labels}: there is no column {', '.join(missing)} in its first line; download it again")
         rows = [row for row in table if row["EmoClass"] in CLASSES and row["Split_Set"] in PARTS]
     return [_recording(row, audio) for row in rows]
 
@@ -96,9 +98,9 @@ def _recording(row: dict[str, str], audio: Path) -> Recording:
 
 
 def apart(recordings: list[Recording]) -> list[Recording]:
-    """Without those that would put a speaker into two parts of the split; says how many those are."""
+    """The recordings without those that would put a speaker into two parts; warns with the number left out."""
     part_of: dict[str, str] = {}
-    for part in HELD_OUT:
+    for part in PARTS_IN_ORDER:
         for one in recordings:
             if one.fold == part:
                 part_of.setdefault(one.speaker, part)
@@ -106,7 +108,7 @@ def apart(recordings: list[Recording]) -> list[Recording]:
     if len(kept) < len(recordings):
         left_out = Counter(one.fold for one in recordings if one.fold != part_of[one.speaker])
         told = " and ".join(f"{count:,} of {part}" for part, count in sorted(left_out.items()))
-        warn(f"recordings left out, as their speakers are in a part that is held out, too: {told}")
+        warn(f"recordings left out because their speakers are also in a held-out part: {told}")
     return kept
 
 

@@ -79,7 +79,8 @@ def main(options: Options) -> None:
 
 def collect(options: Options) -> tuple[dict[str, Source], dict[str, Source]]:
     """The contents of the training folder and of the test folder, by kind. Raises UserError when there are none."""
-    train, test = {}, {}
+    train: dict[str, Source] = {}
+    test: dict[str, Source] = {}
     for kind, files, share, group in _recorded(options):
         read = read_rirs if kind == RIRS else read_pieces
         for part, chosen in zip((train, test), split(files, share, options.seed, kind, group), strict=True):
@@ -262,7 +263,7 @@ def _speech_from_set(utterances: Utterances, rng: np.random.Generator, frames: i
 
 
 def _speech_from_files(files: Sequence[Path], rng: np.random.Generator, frames: int) -> np.ndarray:
-    path = files[rng.integers(len(files))]
+    path = files[int(rng.integers(len(files)))]
     try:
         with soundfile.SoundFile(path) as audio:
             wanted = round(frames * audio.samplerate / SAMPLE_RATE)

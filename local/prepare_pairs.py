@@ -96,9 +96,12 @@ def _check(options: Options) -> None:
             )
     if options.noisy_dir and not options.mix_train:
         raise UserError("--mix-train false needs --noise; what --noisy-dir holds is mixed already")
-    for clean, noisy in ((options.clean_dir, options.noisy_dir), (options.test_clean_dir, options.test_noisy_dir)):
-        if noisy and noisy.resolve() == clean.resolve():
-            raise UserError(f"{noisy}: is given as clean and as noisy folder; give the noisy recordings")
+    for clean_dir, noisy_dir in (
+        (options.clean_dir, options.noisy_dir),
+        (options.test_clean_dir, options.test_noisy_dir),
+    ):
+        if noisy_dir and clean_dir and noisy_dir.resolve() == clean_dir.resolve():
+            raise UserError(f"{noisy_dir}: is given as clean and as noisy folder; give the noisy recordings")
     if options.noise and options.noise_test and options.noise.resolve() == options.noise_test.resolve():
         raise UserError(f"--noise-test: {options.noise_test} is the training noise, too; give other noise")
     require(0 < options.valid_share < 1, "--valid-share", options.valid_share, "between 0 and 1")

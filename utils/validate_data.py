@@ -1,12 +1,10 @@
-"""Check that a set, data/<set>, is what the rest of the project takes it for; exit status 1 and the first
-offenders if not.
+"""Check that a set, data/<set>, is valid; if not, print the first offenders and end with status 1.
 
-    python utils/validate_data.py data/folder/train           # the lists, and the headers of 1,000 recordings
-    python utils/validate_data.py data/folder/train --full    # the headers of all recordings
+    python utils/validate_data.py data/folder/train           # manifests, and headers of 1,000 recordings
+    python utils/validate_data.py data/folder/train --full    # headers of all recordings
 
-Order and uniqueness of ids, agreement of recordings, supervisions, cuts, speakers.tsv, trials and shards, no
-speaker anywhere but in speakers.tsv, and audio files that exist with the rate and the length that the lists
-say.
+Ids must be sorted and unique; recordings, supervisions, cuts, speakers.tsv, trials and shards must agree; no speaker
+may appear outside speakers.tsv; audio files must exist with the sampling rate and length that the manifests state.
 """
 
 from __future__ import annotations
@@ -28,25 +26,26 @@ from cslib.data.manifests import MANIFESTS, SAMPLE_RATE, read_manifest
 from cslib.data.trials import read_trials
 from cslib.files import progress, read_json
 
-SHOWN = 5  # offenders of a kind that are printed
-SAMPLED = 1000  # headers read without --full
+SHOWN = 5  # printed offenders of each kind
+SAMPLED = 1000  # headers that are read without --full
 
 
 @dataclass
 class Options:
     data: Path  # data/<set>
     full: bool = False  # read the headers of all recordings
-    threads: int = 16  # that read headers
+    threads: int = 16  # number of threads that read headers
 
 
 @dataclass
 class Problems:
-    """Offenders by kind: how many, and the first few."""
+    """Offenders by kind: their number, and the first few."""
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, offender: str) -> None:
+        """Count an offender."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= SHOWN:
             self.first.setdefault(kind, []).append(offender)
@@ -77,7 +76,7 @@ def main(options: Options) -> None:
 
 
 def check_lists(data: Path, problems: Problems) -> tuple[int, int]:
-    """Walk the three manifests side by side; (utterances, samples)."""
+    """Compare the three manifests line by line; return (utterances, samples)."""
     paths = [data / f"{name}.jsonl.gz" for name in MANIFESTS]
     previous, count, samples = "", 0, 0
     for count, items in enumerate(zip_longest(*map(read_manifest, paths)), start=1):  # noqa: B007
@@ -98,13 +97,14 @@ def check_lists(data: Path, problems: Problems) -> tuple[int, int]:
 
 
 def names_speaker(item: Any) -> bool:
-    """Whether anything in a manifest item, however deep, is called a speaker."""
+    """Whether a manifest item has a speaker, at any depth."""
     if isinstance(item, dict):
         return item.get("speaker") is not None or any(map(names_speaker, item.values()))
     return isinstance(item, list) and any(map(names_speaker, item))
 
 
 def complaints(recording: dict[str, Any], supervision: dict[str, Any], cut: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with one utterance."""
     duration = recording["num_samples"] / SAMPLE_RATE
     if recording["sampling_rate"] != SAMPLE_RATE or recording["channel_ids"] != [0]:
         yield "recordings that are not 16 kHz mono"
@@ -117,8 +117,9 @@ def complaints(recording: dict[str, Any], supervision: dict[str, Any], cut: dict
 
 
 def check_speakers(data: Path, problems: Problems) -> int:
-    """speakers.tsv has the same utterances in the same order; the number of speakers, 0 without the file."""
-    path, speakers = data / "speakers.tsv", set()
+    """Check that speakers.tsv lists the same utterances in the same order; return the number of speakers, or 0."""
+    path = data / "speakers.tsv"
+    speakers: set[str] = set()
     if not path.exists():
         return 0
     with open(path, encoding="utf-8") as lines:
@@ -138,7 +139,7 @@ def check_speakers(data: Path, problems: Problems) -> int:
 
 
 def check_trials(data: Path, problems: Problems) -> int:
-    """The trials name utterances of the set, and agree with speakers.tsv; their number."""
+    """Check that trials name utterances of the set and agree with speakers.tsv; return their number."""
     lists = {path.name: read_trials(path) for path in sorted((data / "trials").glob("*.txt"))}
     if not lists:
         return 0
@@ -163,7 +164,7 @@ def _speakers(path: Path) -> dict[str, str]:
 
 
 def check_shards(data: Path, problems: Problems) -> None:
-    """Shards were packed from the lists as they are now."""
+    """Check that shards were packed from the present lists."""
     if not (data / "shards").exists():
         return
     digest = hashlib.sha256((data / "cuts.jsonl.gz").read_bytes()).hexdigest()
@@ -172,7 +173,7 @@ def check_shards(data: Path, problems: Problems) -> None:
 
 
 def check_audio(data: Path, wanted: int, utterances: int, threads: int, problems: Problems) -> int:
-    """Read `wanted` headers, spread evenly over the set; the number read."""
+    """Read `wanted` headers, evenly spread over the set; return the number read."""
     step = max(1, utterances // max(wanted, 1))
     recordings = islice(read_manifest(data / "recordings.jsonl.gz"), None, None, step)
     read = 0
@@ -197,7 +198,7 @@ def _ahead(pool: ThreadPoolExecutor, recordings: Iterator[dict[str, Any]], most:
 
 
 def header_complaint(recording: dict[str, Any]) -> tuple[str, str]:
-    """(path, what is wrong with the file; empty when nothing is)."""
+    """(path, what is wrong with the file, or nothing)."""
     path = recording["sources"][0]["source"]
     if not Path(path).is_absolute():
         return path, "audio paths that are not absolute"
@@ -214,7 +215,7 @@ def header_complaint(recording: dict[str, Any]) -> tuple[str, str]:
 
 
 def _spelt_out(words: list[str]) -> list[str]:
-    """The folder may be given without its option's name."""
+    """The command line with --data before a folder that is given without it."""
     return ["--data", *words] if words and not words[0].startswith("-") else words
 
 

@@ -161,7 +161,7 @@ def test_what_is_not_cremad_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(UserError, match="hello.wav: is not named like 1001_DFA_ANG_XX.wav"):
         prepare_cremad.main(options)
     options.folds = 1
-    with pytest.raises(UserError, match="folds: 1 will not do"):
+    with pytest.raises(UserError, match="--folds is 1; it must be at least 2"):
         prepare_cremad.main(options)
     assert not (tmp_path / "data").exists()
 
@@ -208,7 +208,7 @@ def test_speakers_of_two_parts_of_msp_podcast_stay_in_the_one_that_is_held_out(t
     )
     found = speakers(check(tmp_path / "data"))
     assert not {"3", "4"} & found["train"] and found["development"] == {"3"} and {"4", "5"} < found["test1"]
-    assert "speakers are in a part that is held out, too: 1 of development and 2 of train" in capsys.readouterr().err
+    assert "speakers are also in a held-out part: 1 of development and 2 of train" in capsys.readouterr().err
 
 
 def test_what_is_not_msp_podcast_is_refused_before_anything_is_made(tmp_path):
@@ -224,6 +224,6 @@ def test_what_is_not_msp_podcast_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(UserError, match="there is no column SpkrID, Gender, Split_Set in its first line"):
         prepare_msp_podcast.main(options)
     labels.write_text("FileName,EmoClass,SpkrID,Gender,Split_Set\na.wav,A,1,Male,Train\n")
-    with pytest.raises(UserError, match="Train, Development and Test1 have to hold .* they hold 1, 0 and 0"):
+    with pytest.raises(UserError, match="Train, Development and Test1 must hold .* they hold 1, 0 and 0"):
         prepare_msp_podcast.main(options)
     assert not (tmp_path / "data").exists()

@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_bytes_and_a_second_run_does_nothing(option
     capsys.readouterr()
     main(options)
     assert capsys.readouterr().out.count("made before, nothing to do") == 3
-    with pytest.raises(UserError, match="was made with another train_speakers"):
+    with pytest.raises(UserError, match="was made with another train-speakers"):
         main(replace(options, train_speakers=3))
 
 

@@ -79,8 +79,8 @@ def test_vox1_of_either_layout_gives_the_whole_test_set_with_four_lists(tmp_path
         f"id10270-{VIDEOS[0]}-00001 id10001-{VIDEOS[0]}-00001 nontarget",
     ]
     warnings = capsys.readouterr().err
-    assert "VoxCeleb1 has 6 utterances of 3 speakers here, published are 153,516 of 1,251" in warnings
-    assert "veri_test2.txt: 3 trials, published are 37,611" in warnings
+    assert "VoxCeleb1 has 6 utterances of 3 speakers here, instead of the published 153,516 of 1,251" in warnings
+    assert "veri_test2.txt: 3 trials instead of the published 37,611" in warnings
     assert not (folder / "audio").exists()  # nothing to convert
 
 
@@ -193,7 +193,7 @@ def test_table_added_later_brings_the_column(tmp_path):
         ({}, "give --vox2"),
         ({"vox2": "absent"}, "no such folder"),
         ({"vox2": "empty"}, "give the folder into which VoxCeleb2 dev was unpacked"),
-        ({"vox2": "empty", "trials": "empty"}, "give --vox1 too"),
+        ({"vox2": "empty", "trials": "empty"}, "give --vox1, too"),
     ],
 )
 def test_wrong_folders_end_in_a_sentence(tmp_path, options, words):
