@@ -113,12 +113,14 @@ def claim(folder: Path, settings: dict[str, str]) -> None:
         write_json(marker, settings)
         return
     known = read_json(marker)
+    if not isinstance(known, dict):
+        raise UserError(f"{marker}: damaged; remove {folder}, or choose another folder")
     differing = [name for name, value in settings.items() if known.get(name) != value]
     if differing:
         name = differing[0]
         raise UserError(
-            f"{folder}: was made with another {name.replace('_', '-')} ({known.get(name)}, now {settings[name]}); remove it "
-            "or choose another folder"
+            f"{folder}: was made with another {name.replace('_', '-')} ({known.get(name)}, now {settings[name]}); "
+            "remove it or choose another folder"
         )
 
 

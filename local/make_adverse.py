@@ -119,7 +119,12 @@ def read_people(folder: Path, ids: list[str]) -> dict[str, list[str]]:
     path = folder / "speakers.tsv"
     if not path.exists():
         raise UserError(f"{path}: there is no such file, but interferers must be other speakers; give a set with it")
-    header, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        header, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    except ValueError:  # empty, or not UTF-8
+        header, rows = [], []
+    if header[:2] != ["utterance", "speaker"] or any(len(row) != len(header) for row in rows):
+        raise UserError(f"{path}: damaged, a line does not have the columns of the first; prepare the set again")
     row_of = {row[0]: row for row in rows}
     missing = [name for name in ids if name not in row_of]
     if missing:

@@ -84,15 +84,19 @@ def check_lists(data: Path, problems: Problems) -> tuple[int, int]:
             problems.add("lists of different lengths", f"line {count} is not in all three")
             break
         recording, supervision, cut = items
-        if len({item["id"] for item in items} | {supervision["recording_id"]}) > 1:
+        if len({item["id"] for item in items} | {supervision.get("recording_id")}) > 1:
             problems.add("ids that differ between the lists", " / ".join(item["id"] for item in items))
         if recording["id"] <= previous:
             problems.add("ids repeated or not sorted", f"{recording['id']} after {previous}")
         if any(map(names_speaker, items)):
             problems.add("a speaker outside speakers.tsv", recording["id"])
-        for complaint in complaints(recording, supervision, cut):
-            problems.add(complaint, recording["id"])
-        previous, samples = recording["id"], samples + recording["num_samples"]
+        try:
+            for complaint in complaints(recording, supervision, cut):
+                problems.add(complaint, recording["id"])
+            samples += recording["num_samples"]
+        except (KeyError, TypeError):
+            problems.add("items that lack a field", recording["id"])
+        previous = recording["id"]
     return count, samples
 
 
@@ -168,8 +172,13 @@ def check_shards(data: Path, problems: Problems) -> None:
     if not (data / "shards").exists():
         return
     digest = hashlib.sha256((data / "cuts.jsonl.gz").read_bytes()).hexdigest()
-    if not (data / "shards.json").exists() or read_json(data / "shards.json")["cuts_sha256"] != digest:
+    if not (data / "shards.json").exists() or _packed_from(data / "shards.json") != digest:
         problems.add("shards packed from other lists", f"{data / 'shards'}, delete it and pack again")
+
+
+def _packed_from(path: Path) -> str | None:
+    plan = read_json(path)
+    return plan.get("cuts_sha256") if isinstance(plan, dict) else None
 
 
 def check_audio(data: Path, wanted: int, utterances: int, threads: int, problems: Problems) -> int:
@@ -199,7 +208,10 @@ def _ahead(pool: ThreadPoolExecutor, recordings: Iterator[dict[str, Any]], most:
 
 def header_complaint(recording: dict[str, Any]) -> tuple[str, str]:
     """(path, what is wrong with the file, or nothing)."""
-    path = recording["sources"][0]["source"]
+    try:
+        path, expected = recording["sources"][0]["source"], recording["num_samples"]
+    except (KeyError, IndexError, TypeError):
+        return recording["id"], "recordings without an audio file or a length"
     if not Path(path).is_absolute():
         return path, "audio paths that are not absolute"
     if not Path(path).is_file():
@@ -210,7 +222,7 @@ def header_complaint(recording: dict[str, Any]) -> tuple[str, str]:
         return path, "audio files that cannot be read"
     if (info.samplerate, info.channels) != (SAMPLE_RATE, 1):
         return path, "audio files that are not 16 kHz mono"
-    same = info.frames == recording["num_samples"]
+    same = info.frames == expected
     return path, "" if same else "audio files of another length than listed"
 
 

@@ -172,12 +172,15 @@ class Journal:
     def _read(self, path: Path) -> Iterator[Record]:
         if not path.exists():
             return
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8", errors="replace") as lines:
             if next(lines, "").rstrip("\n") != self.settings:
                 return
             for line in lines:
-                if line.endswith("\n"):  # the last line of a killed run may be incomplete
-                    yield Record(*json.loads(line))
+                try:
+                    record = Record(*json.loads(line))
+                except (ValueError, TypeError):
+                    return  # cut off where a run was killed, or damaged: what follows is examined again
+                yield record
 
 
 class _Unchanged(Exception):

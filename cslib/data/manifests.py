@@ -111,8 +111,8 @@ def read_manifest(path: Path | str) -> Iterator[dict[str, Any]]:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
                 item = json.loads(line)
-                if not isinstance(item, dict):
-                    raise UserError(f"{path}: damaged, an item is no JSON object; prepare the data again")
+                if not isinstance(item, dict) or "id" not in item:
+                    raise UserError(f"{path}: damaged, an item has no id; prepare the data again")
                 yield item
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; prepare the data first") from None

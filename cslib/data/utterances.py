@@ -200,8 +200,8 @@ def _packed_rows(shards: list[Path]) -> Iterator[Row]:
         tar = cuts.with_name(cuts.name.replace("cuts.", "recording.").replace(".jsonl.gz", ".tar"))
         members = _members(tar)
         for cut in read_manifest(cuts):
-            if cut.get("id") not in members or "duration" not in cut:
-                raise UserError(f"{tar}: lacks {cut.get('id')}; delete {tar.parent} and pack again")
+            if cut["id"] not in members or "duration" not in cut:
+                raise UserError(f"{tar}: lacks {cut['id']}; delete {tar.parent} and pack again")
             member = members[cut["id"]]
             yield Row(
                 cut["id"],

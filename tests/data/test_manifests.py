@@ -173,6 +173,13 @@ def test_journal_of_a_killed_run_covers_what_it_got_to_and_the_older_one_the_res
     assert list(Journal(tmp_path, {"min": 2}).known()) == []
 
 
+@pytest.mark.parametrize("damage", ["no JSON", "5", '["b"]', "\udcff"])
+def test_a_damaged_journal_counts_up_to_the_damage(tmp_path, damage):
+    lines = [json.dumps({"min": 1}), json.dumps(record("a")), damage, json.dumps(record("c")), ""]
+    (tmp_path / "journal.jsonl").write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+    assert [item.id for item in Journal(tmp_path, {"min": 1}).known()] == ["a"]
+
+
 def test_run_killed_in_the_middle_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
     for n in range(6):
         soundfile.write(tmp_path / f"{n}.wav", SPEECH, 8_000)

@@ -145,3 +145,10 @@ def test_missing_list_or_speakers_is_one_sentence(options, corpus, tmp_path):
         make_adverse.read_people(tmp_path, ["u0", "u1"])
     with pytest.raises(UserError, match="lacks 1 utterances"):
         make_adverse.read_people(tmp_path, ["u0", "u2"])
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"id\tname\nu0\ts\n", b"utterance\tspeaker\nu0\n"])
+def test_damaged_speakers_are_one_sentence(tmp_path, content):
+    (tmp_path / "speakers.tsv").write_bytes(content)
+    with pytest.raises(UserError, match="speakers.tsv: damaged, .* prepare the set again"):
+        make_adverse.read_people(tmp_path, ["u0"])

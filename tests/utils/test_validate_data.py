@@ -118,3 +118,10 @@ def test_command_takes_the_folder_by_position_and_ends_with_status_1(data):
     failed = command()
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("error: audio files that are not there: 1")
+
+
+def test_items_without_a_length_or_an_audio_file_are_named(data):
+    edit(data / "recordings.jsonl.gz", lambda items: items[0].pop("num_samples") and items[1].update(sources=[]))
+    text = errors(data)
+    assert "items that lack a field: 1, the first: u0" in text
+    assert "recordings without an audio file or a length: 2, the first: u0; u1" in text
