@@ -1,4 +1,4 @@
-"""Benchmarks run at any size; what they print is for people."""
+"""Benchmarks run at any size and print a line for each part."""
 
 from tests.tiny_run import CONFIG, make_set
 from utils import bench

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, read without running anything, and the encoder comes back as it was."""
+"""Checkpoints are complete or absent, cannot run code, and give back the encoder that was saved."""
 
 import json
 import pickle
@@ -87,8 +87,8 @@ def test_wrong_file_is_one_sentence_and_runs_nothing(final, how, capsys):
     spoil(final, how)
     with pytest.raises(UserError) as error:
         load_encoder(final)
-    told = str(error.value)
-    assert str(final) in told and "\n" not in told and len(told) < 400 and "not a" in told
+    message = str(error.value)
+    assert str(final) in message and "\n" not in message and len(message) < 400 and "not a" in message
     assert "must not run" not in capsys.readouterr().out
 
 
@@ -121,8 +121,8 @@ def test_damaged_file_is_one_sentence_and_never_other_weights(final):
         try:
             assert same(checkpoints.load(final), whole)  # a byte that nothing reads, such as padding
         except UserError as error:
-            told = str(error)
-            assert told == f"{final}: damaged, or not a checkpoint of this project"
+            message = str(error)
+            assert message == f"{final}: damaged, or not a checkpoint of this project"
             refused += 1
             with pytest.raises(UserError, match="damaged"):
                 load_encoder(final)
@@ -220,7 +220,7 @@ def test_numbered_checkpoints_come_in_order_and_nothing_else_does(tmp_path):
     assert checkpoints.numbered(tmp_path) == wanted
 
 
-def test_pieces_of_killed_runs_are_cleared_away(tmp_path):
+def test_leftovers_of_killed_runs_are_removed(tmp_path):
     (tmp_path / ".writing-1-step-00000005.pt").write_bytes(b"half")
     checkpoints.save(tmp_path / "step-00000006.pt", {"step": 6})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000006.pt"]

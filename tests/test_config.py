@@ -29,7 +29,7 @@ class Base:
 
 @dataclass(kw_only=True)
 class Options(Base):
-    data_dir: Path  # where it lies
+    data_dir: Path  # where the data are
     # the number of them
     count: int = 3
     share: Part = Part("1/1")
@@ -78,7 +78,7 @@ def test_command_line_overrides_config_and_later_configs_override_earlier_ones(t
     assert (options.data_dir, options.count, options.inner) == (Path("one"), 2, Inner(3.0, (5.0, 6.0)))
 
 
-def test_config_that_is_like_another_one_names_what_differs(tmp_path):
+def test_config_takes_from_its_base_what_it_does_not_name(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "base.yaml").write_text("data_dir: base\ncount: 1\ninner: {rate: 1, pair: [5, 6]}")
     (tmp_path / "sub/middle.yaml").write_text("like: ../base.yaml\ncount: 2\ninner: {rate: 2}")
@@ -88,7 +88,7 @@ def test_config_that_is_like_another_one_names_what_differs(tmp_path):
         assert (options.data_dir, options.count, options.inner) == (Path("base"), 3, Inner(2.0, (5.0, 6.0)))
 
 
-def test_config_that_is_like_itself_or_like_no_file_is_named(tmp_path):
+def test_config_that_is_its_own_base_or_has_an_absent_one_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text("like: b.yaml")
     (tmp_path / "b.yaml").write_text("like: a.yaml")
     with pytest.raises(UserError, match=r"a\.yaml: is its own base"):
@@ -99,7 +99,7 @@ def test_config_that_is_like_itself_or_like_no_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--bogus", "1"], "there is no such option: --bogus 1"),
         (["--like", "a.yaml"], "there is no such option: --like; `like:` belongs in a config file"),
@@ -122,10 +122,10 @@ def test_config_that_is_like_itself_or_like_no_file_is_named(tmp_path):
         (["--config"], "argument --config: expected one argument"),
     ],
 )
-def test_bad_word_is_one_plain_sentence(words, told):
+def test_bad_word_is_one_plain_sentence(words, message):
     with pytest.raises(UserError) as error:
         parse(Options, ["--data-dir", "x", *words])
-    assert str(error.value) == told
+    assert str(error.value) == message
 
 
 def test_missing_option_is_named():
@@ -134,7 +134,7 @@ def test_missing_option_is_named():
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, message",
     [
         ("data_dir: x\nbogus: 1", "there is no option bogus"),
         ("data_dir: x\ninner: 3", "--inner: expected a section of `key: value` lines, got 3"),
@@ -149,20 +149,20 @@ def test_missing_option_is_named():
         ("a: \x00", "c.yaml: not valid YAML"),
     ],
 )
-def test_bad_config_is_one_plain_sentence(tmp_path, text, told):
+def test_bad_config_is_one_plain_sentence(tmp_path, text, message):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as error:
         parse(Options, ["--config", str(path)])
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value) and "unicode string" not in str(error.value)
 
 
 def test_config_that_is_no_file_is_named(tmp_path):
     absent = tmp_path / "none.yaml"
-    for path, told in ((absent, "there is no such config file"), (tmp_path, "cannot be read")):
+    for path, message in ((absent, "there is no such config file"), (tmp_path, "cannot be read")):
         for read in (lambda p: parse(Options, ["--config", str(p)]), load_yaml):
-            with pytest.raises(UserError, match=f"^{path}: {told}"):
+            with pytest.raises(UserError, match=f"^{path}: {message}"):
                 read(path)
 
 
@@ -171,15 +171,15 @@ def test_help_text_is_the_comment_behind_or_above_the_field(capsys):
         parse(Options, ["--help"], description="What it does.\n\n    an example")
     text = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0 and "What it does." in text
-    for option, told in (
-        ("--data-dir DATA_DIR", "where it lies"),
+    for option, message in (
+        ("--data-dir DATA_DIR", "where the data are"),
         ("--count COUNT", "the number of them"),
         ("--inner.rate RATE", "how fast"),
         ("--inherited INHERITED", "of the base"),
         ("--maybe MAYBE", '"#" in a comment'),
         ("--quoted QUOTED", "but this is"),
     ):
-        assert f"{option} {told}" in text
+        assert f"{option} {message}" in text
     assert "--max-count MAX_COUNT" in text and "--in IN_" in text and "--inner.pair_count PAIR_COUNT" in text
     assert not re.search(r"--\w+_", text.replace("--inner.pair_count", ""))
 
@@ -221,7 +221,7 @@ if __name__ == "__main__":
 '''
 
 
-def test_a_reader_that_leaves_ends_a_script_without_a_word(tmp_path):
+def test_script_ends_silently_when_its_reader_leaves(tmp_path):
     (tmp_path / "count.py").write_text(SCRIPT.replace('print("counted", ', 'print("counted\\n" * 99999, '))
     process = subprocess.Popen(
         [sys.executable, tmp_path / "count.py"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -298,8 +298,8 @@ def test_from_dict_is_the_inverse_of_to_dict():
 
 
 def test_from_dict_names_where_the_bad_value_stands():
-    for values, told in (({"rat": 1}, "rat"), ({"rate": "x"}, "expected a number, got x")):
-        with pytest.raises(UserError, match=f"^model.pt: .*{told}"):
+    for values, message in (({"rat": 1}, "rat"), ({"rate": "x"}, "expected a number, got x")):
+        with pytest.raises(UserError, match=f"^model.pt: .*{message}"):
             from_dict(Inner, values, "model.pt")
 
 

@@ -1,4 +1,4 @@
-"""Who speaks is never looked up on the way from recordings to clusters."""
+"""Preparation, training, extraction and clustering never read true speakers."""
 
 import gzip
 import re
@@ -12,8 +12,8 @@ import soundfile
 
 from tests.tiny_run import ENVIRONMENT, ROOT, make_set, same_training, train, words
 
-# Found by every Python that is started with its folder on PYTHONPATH, before any other code runs: by loader
-# processes too, which inherit the hook or start with it. os._exit, because an exception might be caught.
+# Every Python with this file on its PYTHONPATH runs it before any other code. Loader processes inherit the hook or run
+# it themselves. os._exit, because an exception might be caught.
 WATCH = """
 import os, sys
 
@@ -28,7 +28,7 @@ sys.addaudithook(watch)
 
 @pytest.fixture
 def watched(tmp_path):
-    """Run Python files one after another, each with its command line, where nobody may open speakers.tsv."""
+    """Run Python files one after another, each with its command line; opening speakers.tsv ends them."""
     folder = tmp_path / "watch"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(WATCH)

@@ -1,4 +1,4 @@
-"""A training of a few seconds, for the tests of the loop and of what lies around it."""
+"""A training of a few seconds, for tests of the training loop and of scripts that use a trained network."""
 
 import json
 import os
@@ -34,7 +34,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def make_set(folder: Path, count: int = 8, seconds: float = 2.0) -> Path:
-    """data/<set> of noise, with speakers.tsv; the config lies beside it."""
+    """Make data/<set> of noise with speakers.tsv, and the config file beside it."""
     (folder / "audio").mkdir(parents=True)
     entries = []
     for n in range(count):
@@ -73,7 +73,7 @@ def train(data: Path, exp: Path, *more: str) -> Path:
 
 
 def run_script(argv: list[str]) -> Path:
-    """The same with this command line; its --exp."""
+    """`train` with this command line; returns its --exp."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -101,7 +101,8 @@ leave()
 def train_on_two_processes(script: Path, runs: list[list[str]], first: str = "") -> subprocess.CompletedProcess:
     """Run local/train.py with each of these command lines under torchrun, one after the other in two processes.
 
-    script  where to write the program that does it; `first` is what it is to begin with
+    script  where to write the program that does it
+    first   code at its beginning
     """
     script.write_text(first + ON_TWO_PROCESSES.format(runs=runs))
     return subprocess.run(

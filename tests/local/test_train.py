@@ -29,9 +29,9 @@ def test_audio_spoilt_under_way_is_one_sentence_from_a_loader_process(data, tmp_
     train(data, tmp_path / "other", "--training.steps", "3")
     for path in (data / "audio").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    status, _, told = call(*command(data, tmp_path / "run", "--training.workers", "1"))
-    assert status == 1 and told.startswith("error: ") and told.count("\n") == 1, told
-    assert "/audio/u" in told and "prepare the data again" in told
+    status, _, message = call(*command(data, tmp_path / "run", "--training.workers", "1"))
+    assert status == 1 and message.startswith("error: ") and message.count("\n") == 1, message
+    assert "/audio/u" in message and "prepare the data again" in message
 
 
 def test_help_lists_what_the_config_adds(data, tmp_path, capsys):
@@ -50,7 +50,7 @@ def test_help_lists_what_the_config_adds(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "more, told",
+    "more, message",
     [
         (["--training.stepz", "5"], "there is no such option: --training.stepz 5"),
         (["--objective.alpah", "5"], "there is no such option: --objective.alpah 5"),
@@ -69,10 +69,10 @@ def test_help_lists_what_the_config_adds(data, tmp_path, capsys):
         (["--objective.identity", "cluster"], "give the file of labels with --labels"),
     ],
 )
-def test_bad_option_is_one_sentence_and_nothing_is_made(data, tmp_path, more, told):
+def test_bad_option_is_one_sentence_and_nothing_is_made(data, tmp_path, more, message):
     with pytest.raises(UserError) as error:
         train(data, tmp_path / "run", *more)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -23,7 +23,7 @@ from tests.tiny_run import (
 
 
 def test_two_processes_compute_what_one_computes(data, tmp_path):
-    # Not adam: it blows rounding errors up, where a gradient is zero, to steps of full size.
+    # Not adam: where a gradient is zero, it scales rounding errors up to steps of full size.
     options = [
         "--network.dropout",
         "0",
@@ -72,7 +72,7 @@ train.main(parse(train.options_of_command()))
 """
 
 
-def test_batch_norms_of_two_cpu_processes_end_with_the_mean_of_their_statistics(data, tmp_path):
+def test_running_statistics_are_averaged_over_cpu_processes(data, tmp_path):
     script, run = tmp_path / "watched.py", tmp_path / "run"
     script.write_text(STATISTICS_AROUND_EVERY_SAVE)
     options = ["--network.embedding_norm", "batch", "--training.ema", "0.5", "--training.steps", "4"]
@@ -104,7 +104,7 @@ def test_batch_norms_of_two_cpu_processes_end_with_the_mean_of_their_statistics(
 
 
 @pytest.mark.parametrize("count, device, synchronised", [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)])
-def test_batch_norms_see_the_batch_of_all_gpus(count, device, synchronised):
+def test_batch_norms_are_synchronised_on_gpus_only(count, device, synchronised):
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sequential(torch.nn.BatchNorm1d(3)))
     before = network.state_dict()
     synchronise_batch_norms(network, Processes(0, count, torch.device(device)))
@@ -125,7 +125,7 @@ def forget_after(run, step):
             path.unlink()
 
 
-def test_run_goes_on_with_another_number_of_processes(data, tmp_path, capfd):
+def test_run_continues_with_another_number_of_processes(data, tmp_path, capfd):
     """Without dropout and batch norm, every number of processes computes the same."""
     options = ["--network.dropout", "0", "--training.optimiser", "sgd", "--training.learning_rate", "1e-3"]
     whole = train(data, tmp_path / "whole", *options)
@@ -136,9 +136,9 @@ def test_run_goes_on_with_another_number_of_processes(data, tmp_path, capfd):
     forget_after(two_one, 3 * 2)
     capfd.readouterr()
     train(data, two_one, *options)
-    told = capfd.readouterr()
-    assert "continuing after step 6" in told.out and "continuing after step 6" in done.stdout
-    assert "warning: the run was saved by 2 processes and is continued by 1: batches and their order" in told.err
+    printed = capfd.readouterr()
+    assert "continuing after step 6" in printed.out and "continuing after step 6" in done.stdout
+    assert "warning: the run was saved by 2 processes and is continued by 1: batches and their order" in printed.err
     assert "warning: the run was saved by 1 process and is continued by 2: batches and their order" in done.stderr
     for run in (one_two, two_one):
         assert [line["step"] for line in log(run)] == list(range(1, 9))
@@ -148,7 +148,7 @@ def test_run_goes_on_with_another_number_of_processes(data, tmp_path, capfd):
 
 
 def test_generator_of_each_process_is_restored_when_their_number_stays(data, tmp_path):
-    """With dropout, two processes that stop and go on equal two that do not."""
+    """With dropout, two processes that were killed and continued equal two that were not."""
     steps = ["--training.steps", "6"]
     runs = {name: words(data, tmp_path / name, *steps) for name in ("whole", "stopped")}
     train_on_two_processes(tmp_path / "all.py", list(runs.values()))

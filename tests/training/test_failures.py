@@ -15,7 +15,7 @@ from tests.tiny_run import ENVIRONMENT, ROOT, command, same_training, train
 @pytest.mark.parametrize(
     "place", ["cslib.objectives.csc.objective.Csc.forward", "cslib.datasets.mixtures.Mixtures.__getitem__"]
 )
-def test_training_that_meets_a_bug_ends_with_its_traceback_and_does_not_wait_for_its_loader(data, tmp_path, place):
+def test_bug_ends_training_with_a_traceback_and_without_waiting_for_the_loader(data, tmp_path, place):
     module, kind, method = place.rsplit(".", 2)
     fails = (
         f"import runpy, sys; from {module} import {kind}\n"
@@ -31,7 +31,7 @@ def test_training_that_meets_a_bug_ends_with_its_traceback_and_does_not_wait_for
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_what_is_not_finite_stops_with_step_utterances_and_advice(data, whole, tmp_path, monkeypatch, where):
+def test_infinite_loss_or_gradient_stops_with_step_utterances_and_advice(data, whole, tmp_path, monkeypatch, where):
     original = Csc.forward
 
     def forward(self, batch):
@@ -49,9 +49,9 @@ def test_what_is_not_finite_stops_with_step_utterances_and_advice(data, whole, t
     with monkeypatch.context() as patch, pytest.raises(UserError) as error:
         patch.setattr(Csc, "forward", forward)
         train(data, tmp_path / "run")
-    told = str(error.value)
-    assert "not finite at step 4" in told and "training.learning_rate" in told and "\n" not in told
-    held = told.split("the batch held: ")[1].split(";")[0].split()
+    message = str(error.value)
+    assert "not finite at step 4" in message and "training.learning_rate" in message and "\n" not in message
+    held = message.split("the batch held: ")[1].split(";")[0].split()
     assert len(held) == 8 and set(held) <= {f"u{n:02d}" for n in range(8)}  # 4 mixtures of 2
     assert [path.name for path in checkpoints.numbered(tmp_path / "run/checkpoints")] == ["step-00000003.pt"]
     assert same_training(train(data, tmp_path / "run"), whole)

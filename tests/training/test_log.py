@@ -9,7 +9,7 @@ from cslib.objectives.csc.objective import Csc
 from tests.tiny_run import interrupted, log, losses, same_training, train
 
 
-def test_log_tells_loss_speed_memory_and_health(whole):
+def test_log_has_loss_diagnostics_speed_and_memory(whole):
     for number, line in enumerate(log(whole), start=1):
         assert line["step"] == number and all(math.isfinite(value) for value in line.values())
         assert {
@@ -42,14 +42,14 @@ def test_log_is_one_json_object_a_line(whole):
     assert all(isinstance(json.loads(line), dict) for line in (whole / "log.jsonl").read_text().splitlines())
 
 
-def test_line_that_a_killed_run_wrote_in_part_is_dropped(data, whole, tmp_path, monkeypatch):
+def test_incomplete_line_of_a_killed_run_is_dropped(data, whole, tmp_path, monkeypatch):
     interrupted(monkeypatch, 4, data, tmp_path / "run")
     with open(tmp_path / "run/log.jsonl", "a") as file:
         file.write('{"step": 5, "lo')
     assert same_training(train(data, tmp_path / "run"), whole)
 
 
-def test_warning_of_the_objective_is_shown_once_while_it_stays(data, tmp_path, monkeypatch, capsys):
+def test_lasting_warning_of_the_objective_is_shown_once(data, tmp_path, monkeypatch, capsys):
     found = []
 
     def warning(self, means):
@@ -58,7 +58,7 @@ def test_warning_of_the_objective_is_shown_once_while_it_stays(data, tmp_path, m
 
     monkeypatch.setattr(Csc, "warning", warning)
     run = train(data, tmp_path / "run")
-    told = [line for line in capsys.readouterr().err.splitlines() if "all is lost" in line]
-    assert told == [f"WARNING at step {step}: all is lost; train less" for step in (2, 6)]
+    message = [line for line in capsys.readouterr().err.splitlines() if "all is lost" in line]
+    assert message == [f"WARNING at step {step}: all is lost; train less" for step in (2, 6)]
     assert [means["loss"] for means in found] == pytest.approx(losses(run), rel=1e-5)
     assert found[0].keys() >= {"loss", "separation", "mi_bound"}

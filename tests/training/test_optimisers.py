@@ -37,7 +37,7 @@ def test_gradient_is_clipped_to_the_norm(data, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     train(data, tmp_path / "run", "--training.optimiser", "sgd", "--training.clip_norm", "0.5", "--training.steps", "3")
     assert norms == pytest.approx([0.5] * 3, rel=1e-3)
-    assert all(line["gradient_norm"] > 1 for line in log(tmp_path / "run"))  # as it was before
+    assert all(line["gradient_norm"] > 1 for line in log(tmp_path / "run"))  # before clipping
 
 
 def test_bf16_stays_finite_and_near_fp32(data, whole, tmp_path):

@@ -24,7 +24,7 @@ def start_and_wait_for(path, *run, **options):
     return process
 
 
-def test_killed_run_goes_on_to_where_the_uninterrupted_run_ends(data, tmp_path):
+def test_killed_run_continues_to_the_result_of_an_uninterrupted_run(data, tmp_path):
     run, steps = tmp_path / "run", ["--training.steps", "40"]
     process = start_and_wait_for(run / "checkpoints/step-00000003.pt", data, run, *steps, "--training.workers", "1")
     time.sleep(0.05)  # wherever it then is
@@ -35,8 +35,8 @@ def test_killed_run_goes_on_to_where_the_uninterrupted_run_ends(data, tmp_path):
 
 
 @pytest.mark.parametrize("saving", [{"checkpoint_every": 1000}, {"checkpoint_every": 9, "average_last": 4}])
-def test_sigterm_to_all_processes_saves_stops_and_the_next_run_goes_on(data, tmp_path, saving):
-    """Also where the final weights are a mean over checkpoints, of which the signal makes one more."""
+def test_sigterm_to_all_processes_saves_and_stops_and_the_next_run_continues(data, tmp_path, saving):
+    """The additional checkpoint must not enter the mean over the last checkpoints either."""
     steps = ["--training.steps", "40", *(f"--training.{name}={value}" for name, value in saving.items())]
     run = tmp_path / "run"
     process = start_and_wait_for(
@@ -45,9 +45,9 @@ def test_sigterm_to_all_processes_saves_stops_and_the_next_run_goes_on(data, tmp
     while len(log(run)) < 2:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
-    found = re.fullmatch(r"error: stopped by a signal after step (\d+), which is saved; .*\n", told)
-    assert process.returncode == 1 and found, told
+    _, message = process.communicate(timeout=60)
+    found = re.fullmatch(r"error: stopped by a signal after step (\d+), which is saved; .*\n", message)
+    assert process.returncode == 1 and found, message
     assert f"step-{int(found[1]):08d}.pt" in [path.name for path in (run / "checkpoints").iterdir()]
     assert same_training(train(data, run, *steps), train(data, tmp_path / "whole", *steps))
 
@@ -69,7 +69,7 @@ def test_resumed_run_equals_uninterrupted_run(data, tmp_path, monkeypatch, at, o
     assert [line["step"] for line in log(tmp_path / "run")] == list(range(1, 9))
 
 
-def test_dropout_is_at_work_in_these_runs(data, whole, tmp_path):
+def test_these_runs_use_dropout(data, whole, tmp_path):
     assert losses(train(data, tmp_path / "run", "--network.dropout", "0")) != losses(whole)
 
 

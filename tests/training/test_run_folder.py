@@ -1,4 +1,4 @@
-"""Whose run is in a folder: continued, finished, another one, or one that cannot be compared."""
+"""The run that a folder holds is continued, finished, set aside as another one, or refused as unknown."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from cslib.training.identity import as_now
 from tests.tiny_run import interrupted, log, make_set, run_script, train
 
 
-def test_finished_run_says_so_and_trains_nothing(data, tmp_path, capsys):
+def test_finished_run_trains_nothing(data, tmp_path, capsys):
     run, steps = tmp_path / "run", ["--training.steps", "3"]
     train(data, run, *steps)
     before = (run / "checkpoints/final.pt").stat().st_mtime_ns
@@ -40,9 +40,7 @@ def test_other_config_sets_the_old_checkpoints_aside(data, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_run_of_code_that_lacked_an_option_counts_as_one_with_its_default(
-    data, tmp_path, monkeypatch, capsys, finished
-):
+def test_missing_option_of_an_old_run_counts_as_its_default(data, tmp_path, monkeypatch, capsys, finished):
     run, steps = tmp_path / "run", ["--training.steps", "6"]
     if finished:
         train(data, run, *steps)
@@ -53,13 +51,13 @@ def test_run_of_code_that_lacked_an_option_counts_as_one_with_its_default(
         del state["identity"]["config"]["objective"]["mixtures"]["single_p"], state["identity"]["config"]["augment"]
         torch.save(state, path)
     train(data, run, *steps)
-    told = capsys.readouterr().out
-    assert ("nothing to train" if finished else "continuing after step") in told and "another run" not in told
+    message = capsys.readouterr().out
+    assert ("nothing to train" if finished else "continuing after step") in message and "another run" not in message
     train(data, run, *steps, "--objective.mixtures.single_p", "0.3")
     assert "config.objective.mixtures.single_p: 0.2 then, 0.3 now" in capsys.readouterr().out
 
 
-def test_other_data_are_trained_on_anew(tmp_path, capsys):
+def test_other_data_make_another_run(tmp_path, capsys):
     data, other = make_set(tmp_path / "one/train"), make_set(tmp_path / "other/train", count=7)
     train(data, tmp_path / "run", "--training.steps", "3")
     train(other, tmp_path / "run", "--training.steps", "3")
@@ -67,14 +65,14 @@ def test_other_data_are_trained_on_anew(tmp_path, capsys):
     assert len(list((tmp_path / "run").glob("checkpoints.until-*"))) == 1
 
 
-def test_data_that_were_moved_are_the_same_data(tmp_path, capsys):
+def test_moved_data_make_the_same_run(tmp_path, capsys):
     data = make_set(tmp_path / "one/train")
     train(data, tmp_path / "run", "--training.steps", "3")
     train(make_set(tmp_path / "moved/train"), tmp_path / "run", "--training.steps", "3")
     assert "nothing to train" in capsys.readouterr().out
 
 
-def test_old_checkpoints_go_and_two_stay(whole):
+def test_last_two_checkpoints_stay(whole):
     names = sorted(path.name for path in (whole / "checkpoints").iterdir())
     assert names == ["final.pt", "step-00000006.pt", "step-00000008.pt"]
 
@@ -89,15 +87,15 @@ def rename_option(config, path, name):
 
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
-    "path, name, told",
+    "path, name, unknown",
     [
         ("objective.mixtures.crop_seconds", "length", "objective.mixtures.length"),
         ("objective.alpha", "inverse_temperature", "objective.inverse_temperature"),
         ("augment", "degrade", "degrade"),
     ],
 )
-def test_run_with_an_unknown_option_is_refused_and_stays_as_it_is(
-    data, tmp_path, monkeypatch, path, name, told, finished
+def test_run_with_an_unknown_option_is_refused_and_unchanged(
+    data, tmp_path, monkeypatch, path, name, unknown, finished
 ):
     run = tmp_path / "run"
     if finished:
@@ -113,7 +111,7 @@ def test_run_with_an_unknown_option_is_refused_and_stays_as_it_is(
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     with pytest.raises(UserError) as error:
         train(data, run, "--training.steps", "7")
-    assert f"the option {told}," in str(error.value) and "choose another --exp" in str(error.value)
+    assert f"the option {unknown}," in str(error.value) and "choose another --exp" in str(error.value)
     assert "\n" not in str(error.value)
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
     if finished:
@@ -129,7 +127,7 @@ def test_run_of_an_unknown_objective_is_refused(data, tmp_path):
         train(data, tmp_path / "run", "--training.steps", "3")
 
 
-def test_run_of_another_objective_of_today_is_another_run(data, tmp_path, capsys):
+def test_run_of_another_objective_is_set_aside(data, tmp_path, capsys):
     train(data, tmp_path / "run", "--training.steps", "3")
     config = tmp_path / "margin.yaml"
     config.write_text(
@@ -158,7 +156,7 @@ def test_checkpoints_name_the_commit_that_is_no_part_of_the_identity(data, tmp_p
     assert "nothing to train" in capsys.readouterr().out
 
 
-def test_digest_of_rirs_counts_under_its_old_name():
+def test_old_name_of_rirs_makes_the_same_run():
     config = {"seed": 0}
     old = {"config": config, "inputs": {"count": 2, "noise": {"babble": "a", "rooms": "b"}}}
     new = {"config": config, "inputs": {"count": 2, "noise": {"babble": "a", "rirs": "b"}}}
