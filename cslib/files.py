@@ -102,11 +102,10 @@ def read_json(path: Path | str) -> Any:
 
 
 def claim(folder: Path, settings: dict[str, str]) -> None:
-    """Record in made_from.json what a folder is about to be made from.
+    """Record in <folder>/made_from.json the settings with which its files are about to be made.
 
-    settings  by the name that a message gives them: "seed", "network", ...
-    Raises UserError when the folder was made with other settings; its files, of the same names as the new ones, would
-    be taken for finished.
+    settings  {name: value}; messages show the names
+    Raises UserError when the folder was made with other settings: its files would be taken for finished new ones.
     """
     marker = folder / "made_from.json"
     if not marker.exists():
@@ -125,7 +124,7 @@ def claim(folder: Path, settings: dict[str, str]) -> None:
 
 
 def digest(path: Path | str) -> str:
-    """Twelve characters that tell this file from any other by its content."""
+    """The first twelve hexadecimal digits of the SHA-256 of a file's content."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
