@@ -1,19 +1,19 @@
 """Everyday commands for a trained network.
 
     python -m cslib embed a.wav b.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt --out embeddings.npz
-    python -m cslib verify a.wav b.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt
+    python -m cslib verify enrol.wav test.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt
     python -m cslib enhance recordings --checkpoint exp/mini_crn/ccr/checkpoints/final.pt --out enhanced
     python -m cslib info exp/mini_csc/checkpoints/final.pt
     python -m cslib export exp/mini_csc/checkpoints/final.pt --out model.onnx
 
-embed     a vector for each recording, alike for recordings of one voice
-verify    are two recordings of one speaker?
-enhance   noisy recordings to clean ones
-info      what a checkpoint is
-export    the embedding network as ONNX or TorchScript, from waveform to vector
+embed     embed recordings: a vector for each, similar for recordings of one voice
+verify    do two recordings have the same voice?
+enhance   enhance noisy recordings
+info      describe a checkpoint
+export    export an embedding network, from waveform to vector, as ONNX or TorchScript
 
-`python -m cslib embed --help` tells more about one of them, with an example. Where python or cslib is not found,
-`. ./path.sh` in the project's folder, in bash, makes them known to this shell.
+`python -m cslib embed --help` describes a command, with an example. If the shell does not find python or cslib, run
+`. ./path.sh` in the project's folder first (bash).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(__doc__.strip())
     elif name not in known:
-        sys.exit(f"error: there is no command {name!r}; there are: {', '.join(known)}")
+        sys.exit(f"error: there is no command {name!r}; the commands are {', '.join(known)}")
     else:
         command = importlib.import_module(f"cslib.commands.{name}")
-        # Whether the same command would go on or begin anew depends on the command, so that nothing is promised.
+        # Whether the same command would continue or start again depends on the command: the message promises neither.
         run(command.main, command.Options, words, inspect.getdoc(command), f"python -m cslib {name}", "interrupted")
 
 

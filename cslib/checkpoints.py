@@ -108,7 +108,7 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> nn.Module:
     return network.to(device).eval()
 
 
-def load_speaker_encoder(path: Path, device: torch.device | str = "cpu") -> nn.Module:
+def load_speaker_encoder(path: Path, device: torch.device | str = "cpu") -> SpeakerEncoder:
     """`load_encoder` for a network that has `embed`: audio [B, T], lengths [B] -> embeddings [B, E].
 
     Raises UserError for other networks.

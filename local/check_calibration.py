@@ -1,10 +1,10 @@
-r"""How often is the threshold that was found without labels wrong? By trials whose answers are known.
+r"""Check a threshold that was estimated without labels on a trial list with known answers.
 
     python local/check_calibration.py --calibration exp/mini_dino/final/calibration.json \
         --scores exp/mini_dino/scores/final_clean_cosine.txt --trials data/mini/test/trials/clean.txt
 
-Prints misses and false alarms at the threshold of `python -m cslib verify`, beside what the calibration expected from
-pseudo-labels, and beside the equal error rate: what the best threshold for these very trials would give.
+Prints the miss rate and the false-alarm rate at the threshold of `python -m cslib verify`, the rates that the
+calibration expected from pseudo-labels, and the equal error rate of the trials for comparison.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from cslib.evaluation.score_files import read_scores
 @dataclass
 class Options:
     calibration: Path  # calibration.json of a system
-    scores: Path  # cosine scores of that system, of score_trials.py
-    trials: Path  # the trial list that they are of
+    scores: Path  # cosine scores of that system, from score_trials.py
+    trials: Path  # the trial list that was scored
 
 
 def main(options: Options) -> None:
@@ -35,8 +35,8 @@ def main(options: Options) -> None:
     missed, false_alarms = np.mean(targets < calibration.threshold), np.mean(others >= calibration.threshold)
     print(
         f"{options.scores}: threshold {calibration.threshold:.3f}, misses {100 * missed:.2f} % (expected "
-        f"{100 * calibration.missed:.2f}), false alarms {100 * false_alarms:.2f} % (expected "
-        f"{100 * calibration.false_alarms:.2f}); EER {equal_error_rate(scores, trials.targets):.2f} %"
+        f"{100 * calibration.missed:.2f} %), false alarms {100 * false_alarms:.2f} % (expected "
+        f"{100 * calibration.false_alarms:.2f} %); EER {equal_error_rate(scores, trials.targets):.2f} %"
     )
 
 

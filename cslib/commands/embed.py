@@ -1,19 +1,18 @@
-"""An embedding for each recording: a vector that is alike for recordings of one voice.
+"""Embed recordings: a vector for each, similar for recordings of one voice.
 
     python -m cslib embed a.wav b.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt --out embeddings.npz
 
 Recordings may be of any format that soundfile reads (wav, flac, ogg, mp3, ...), of any rate and length; channels are
-averaged. One of more than a minute goes through in windows of that length, half overlapping: its embedding is the mean
-of theirs, of length 1 each, weighted by the seconds of speech in them. A silent one is told and left out. Whatever is
-loud counts as speech: noise or music without a voice gets an embedding too, which means nothing.
+averaged. A recording longer than a minute is embedded in half-overlapping windows of that length: its embedding is the
+mean of theirs, weighted by the seconds of speech in each. Silent recordings are reported and left out. Any loud sound
+counts as speech: the embedding of noise or music has no meaning.
 
-X.npz holds a vector under each name, as it was given here:
+X.npz holds each vector under the name of its recording, as given on the command line:
 
     embeddings = numpy.load("embeddings.npz"); embeddings["a.wav"] @ embeddings["b.mp3"]    # their cosine
 
-X.ark, with X.scp beside it, is Kaldi's format; white space in a name becomes "_" there. All vectors have length 1.
-
-They are written at the end, all at once; after Ctrl-C nothing is, and the same command begins anew.
+X.ark, with X.scp beside it, is Kaldi's format; white space in names becomes "_". All vectors have length 1. They are
+written at the end: after Ctrl-C nothing is written, and the same command starts from the beginning.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from cslib.inference.recordings import RecordingConfig, embed_recording
 
 @dataclass(kw_only=True)
 class Options(RecordingConfig):
-    files: list[Path] = positional()  # recordings
+    files: list[Path] = positional()  # recordings to embed
     checkpoint: Path  # final.pt of a speaker encoder
-    out: Path | None = None  # X.npz or X.ark to write; without it nothing is written
-    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes a GPU when there is one
+    out: Path | None = None  # file to write, X.npz or X.ark (default: nothing is written)
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto uses a GPU if there is one
 
 
 def main(options: Options) -> None:
@@ -55,16 +54,16 @@ def main(options: Options) -> None:
     for path in options.files:
         try:
             embedded = embed_recording(encoder, path, options, device)
-        except UserError as problem:  # the others are worth having all the same
+        except UserError as problem:  # the other recordings are embedded all the same
             print(problem)
             continue
         found[str(path)] = embedded.vector
-        print(f"{path}: {embedded}, embedding of {len(embedded.vector)} numbers")
+        print(f"{path}: {embedded}, embedding of size {len(embedded.vector)}")
     if found and options.out:
         WRITERS[options.out.suffix](options.out, found)
         print(f"{options.out}: {len(found):,} embeddings")
     elif found:
-        print("nothing was written; --out embeddings.npz or --out embeddings.ark writes them")
+        print("nothing was written; add --out embeddings.npz or --out embeddings.ark to write the embeddings")
     if len(found) < len(options.files):
         raise UserError(
             f"{len(options.files) - len(found):,} of {len(options.files):,} recordings have no embedding, see above"
@@ -72,17 +71,17 @@ def main(options: Options) -> None:
 
 
 def _check(out: Path, names: list[str]) -> None:
-    """Raises UserError when embeddings under these names could not be written there, before any is made."""
+    """Raise UserError, before any recording is embedded, when embeddings of these names cannot be written there."""
     if out.suffix not in WRITERS:
-        raise UserError(f"--out {out}: give a name that ends in .npz or .ark")
+        raise UserError(f"--out is {out}; it must end in .npz or .ark")
     if out.suffix == ".ark" and len(set(map(_id, names))) < len(names):
-        raise UserError(f"{out}: two recordings have names that differ in white space alone; write an npz")
+        raise UserError(f"{out}: the names of two recordings differ only in white space; write an .npz file")
     for path in (out, out.with_suffix(".scp")) if out.suffix == ".ark" else (out,):
         refuse_unwritable(path)
 
 
 def write_npz(out: Path, embeddings: dict[str, np.ndarray]) -> None:
-    """What np.savez writes; that takes names for arguments, of which `file` is one of its own."""
+    """Write what np.savez would; np.savez takes names as keyword arguments, and could not take the name `file`."""
     with writing(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, embedding in embeddings.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -92,13 +91,13 @@ def write_npz(out: Path, embeddings: dict[str, np.ndarray]) -> None:
 def write_ark(out: Path, embeddings: dict[str, np.ndarray]) -> None:
     """<out> and the .scp beside it."""
     writer = EmbeddingWriter(out.with_suffix(""))
-    writer.unfinished.unlink(missing_ok=True)  # of a run that was killed; it may have been of other recordings
+    writer.unfinished.unlink(missing_ok=True)  # left by a run that was killed, perhaps of other recordings
     with writer:
         writer.add([_id(name) for name in embeddings], np.stack(list(embeddings.values())))
 
 
 def _id(name: str) -> str:
-    """A name as Kaldi's lists can hold it."""
+    """The name as an id in Kaldi's lists, which are separated by white space."""
     return re.sub(r"\s", "_", name)
 
 

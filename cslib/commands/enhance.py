@@ -1,11 +1,11 @@
-"""Noisy recordings to clean ones.
+"""Enhance noisy recordings.
 
     python -m cslib enhance interview.mp3 recordings --checkpoint exp/mini_crn/ccr/checkpoints/final.pt --out enhanced
 
-What is given are recordings, or folders of them in any tree: wav, flac, ogg, opus or mp3. Names and tree are kept under
---out. The output is 16-bit, 16 kHz and mono, as long as the input; wav and flac stay what they are, all else becomes
-wav. Long recordings pass in windows that are cross-faded, so that memory does not grow with their length. Interrupted,
-the same command goes on where it stopped.
+Give recordings, or folders with recordings at any depth: wav, flac, ogg, opus or mp3. Names and subfolders are kept
+under --out. The output is 16-bit, 16 kHz and mono, as long as the input; wav and flac keep their format, others become
+wav. Long recordings are enhanced in cross-faded windows, so that memory does not grow with their length. After an
+interruption, the same command continues where it stopped.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from cslib.devices import device_named
 from cslib.inference.enhancement import enhance_jobs, find_jobs
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Options:
-    files: list[Path] = positional()  # recordings, and folders of them
+    files: list[Path] = positional()  # recordings, or folders of recordings
     checkpoint: Path  # final.pt of an enhancement network
-    out: Path  # folder for the enhanced ones
-    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes a GPU when there is one
+    out: Path  # folder for the enhanced recordings
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto uses a GPU if there is one
 
 
 def main(options: Options) -> None:
     suffixes = sorted(SOUNDFILE_SUFFIXES)
     if options.out.suffix.lower() in suffixes:
-        raise UserError(f"--out {options.out}: names a recording, and has to be a folder: names are those of the input")
+        raise UserError(f"--out is {options.out}; it must be a folder, as files keep their names")
     jobs = [job for source in options.files for job in find_jobs(source, options.out, suffixes)]
     ((target, times),) = Counter(job.target for job in jobs).most_common(1)
     if times > 1:
         first, second, *_ = (job.source for job in jobs if job.target == target)
         if first.resolve() == second.resolve():
             raise UserError(f"{second}: named twice; name it once")
-        raise UserError(f"{second}: would be written to {target}, as {first}; enhance one of them with another --out")
+        raise UserError(
+            f"{second}: would be written to {target}, as {first} would; enhance one of them with another --out"
+        )
     enhance_jobs(options.checkpoint, jobs, options.out, device_named(options.device))

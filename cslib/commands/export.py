@@ -1,17 +1,17 @@
-"""The embedding network as one file for other programs: ONNX, or TorchScript.
+"""Export an embedding network as one file for other programs: ONNX or TorchScript.
 
     python -m cslib export exp/mini_csc/checkpoints/final.pt --out model.onnx
     python -m cslib export exp/mini_csc/checkpoints/final.pt --out model.pt
 
-Features are computed inside: a waveform [B, T] goes in, float32, 16 kHz, in [-1, 1], of half a second or more, and
-embeddings [B, E] of length 1 come out, whose dot product is the score of `verify`. It goes through whole: unlike with
-`embed`, nothing finds silence, or cuts what is long (a minute; 20 s for a network that separates). In Python:
+Input: waveforms [B, T], float32, 16 kHz, in [-1, 1], at least half a second long; the graph computes the features.
+Output: embeddings [B, E] of length 1, whose dot product is the score of `verify`. Unlike `embed`, the graph neither
+detects silence nor splits long recordings (over a minute; over 20 s for a separating network). In Python:
 
     session = onnxruntime.InferenceSession("model.onnx")
     embedding, = session.run(None, {"waveform": audio[None]})
 
-The file is kept only if it gives what the network gives, on recordings of several lengths. TorchScript is for CPUs;
-onnxruntime runs the other on GPUs as well.
+The file is kept only if its embeddings match those of the network on recordings of several lengths. TorchScript is for
+CPUs; ONNX runs on GPUs as well.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cslib.checkpoints import load_speaker_encoder
 from cslib.config import UserError, positional
@@ -27,10 +28,10 @@ from cslib.files import writing
 from cslib.inference import export
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Options:
     checkpoint: Path = positional()  # final.pt of a speaker encoder
-    out: Path  # X.onnx or X.pt to write
+    out: Path  # file to write, X.onnx or X.pt
 
 
 KINDS = {
@@ -41,10 +42,11 @@ KINDS = {
 
 def main(options: Options) -> None:
     if options.out.suffix not in KINDS:
-        raise UserError(f"--out {options.out}: give a name that ends in .onnx or .pt")
+        raise UserError(f"--out is {options.out}; it must end in .onnx or .pt")
     if options.out.resolve() == options.checkpoint.resolve():
-        raise UserError(f"--out {options.out}: that is the checkpoint; give another name")
+        raise UserError(f"--out is {options.out}, which is the checkpoint; give another name")
     network = load_speaker_encoder(options.checkpoint)
+    assert isinstance(network, nn.Module)
     format_name, write, open_graph, runtime = KINDS[options.out.suffix]
     with writing(options.out) as temporary:
         write(network, temporary)
@@ -52,8 +54,8 @@ def main(options: Options) -> None:
         cosine = export.lowest_cosine(network, graph)
         if not cosine > export.ENOUGH:
             raise UserError(
-                f"{options.out}: not written, as the exported {type(network).__name__} gives other "
-                f"embeddings than the network (cosine {cosine:.4f}); please report it with the config"
+                f"{options.out}: not written, as the embeddings of the exported {type(network).__name__} differ from "
+                f"those of the network (cosine {cosine:.4f}); please report it with the config"
             )
         factors = export.real_time_factor(network.embed), export.real_time_factor(graph)
     print(
@@ -61,11 +63,11 @@ def main(options: Options) -> None:
         f"[B, {network.embedding_size}]"
     )
     print(
-        f"the same as the network on recordings of {min(export.LENGTHS):g} to {max(export.LENGTHS):g} s: cosine at "
-        f"least {cosine:.6f}"
+        f"matches the network on recordings of {min(export.LENGTHS):g} to {max(export.LENGTHS):g} s: cosine at least "
+        f"{cosine:.6f}"
     )
     threads = torch.get_num_threads()
     print(
-        f"real-time factor for 10 s, {threads} thread{'s' * (threads > 1)}: {factors[0]:.4f} in PyTorch, "
+        f"real-time factor on 10 s of audio, {threads} thread{'s' * (threads > 1)}: {factors[0]:.4f} in PyTorch, "
         f"{factors[1]:.4f} in {runtime}"
     )

@@ -1,14 +1,15 @@
-"""Are two recordings of one speaker? A score, a threshold, and the answer in words.
+"""Verify a speaker: do two recordings have the same voice?
 
-    python -m cslib verify a.wav b.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt
+    python -m cslib verify enrol.wav test.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt
 
-The score is the cosine of the two embeddings: 1 for the same recording, less for all else. The threshold comes from
-<run>/calibration.json, which egs/voxceleb/run.sh makes without labels: from recordings of one cluster against those of
-two. It holds for recordings like those of the training. In noise, or behind other talkers, it is far too strict: more
-than half of the pairs of one speaker are called different there on the mini corpus. Then make a calibration from
-recordings of your own, which `python local/calibrate.py --help` tells how to do, or compare the score with those of
-pairs that you know. A network that was trained on the clusters is too sure of them, the final one most: take what
-it says of likelihoods with a pinch of salt. Where nobody speaks, in noise or music, the answer means nothing.
+The score is the cosine of the two embeddings, 1 for identical recordings. The threshold comes from
+<run>/calibration.json, which local/calibrate.py estimates without labels, from clusters of the training recordings.
+
+The threshold holds for recordings like those of the training. In noise, or with other speakers in the background, it is
+far too strict: on such trials of the mini corpus more than half of the same-speaker pairs are rejected. For such
+recordings make a calibration of your own (see `python local/calibrate.py --help`), or compare the score with those of
+pairs that you know. A network that was trained on clusters is overconfident about them, most of all the final one:
+likelihood ratios are indicative only. For recordings without speech, such as noise or music, the answer has no meaning.
 """
 
 from __future__ import annotations
@@ -27,39 +28,37 @@ from cslib.inference.recordings import RecordingConfig, embed_recording
 
 @dataclass(kw_only=True)
 class Options(RecordingConfig):
-    one: Path = positional()  # a recording: anything that soundfile reads, of any rate and length
-    other: Path = positional()  # the recording to compare it with
+    enrol: Path = positional()  # recording of the known speaker, in any format that soundfile reads
+    test: Path = positional()  # recording to verify
     checkpoint: Path  # final.pt of a speaker encoder
     calibration: Path | None = None  # calibration.json (default: that of the checkpoint's run)
-    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto takes a GPU when there is one
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto uses a GPU if there is one
 
 
 def main(options: Options) -> None:
     device = device_named(options.device)
     encoder = load_speaker_encoder(options.checkpoint, device)
     calibration, lacking = find_calibration(options)
-    one, other = (embed_recording(encoder, file, options, device) for file in (options.one, options.other))
-    for file, embedded in ((options.one, one), (options.other, other)):
+    enrol, test = (embed_recording(encoder, file, options, device) for file in (options.enrol, options.test))
+    for file, embedded in ((options.enrol, enrol), (options.test, test)):
         print(f"{file}: {embedded}")
-    score = float(one.vector @ other.vector)
-    print(
-        judgement(score, calibration)
-        if calibration
-        else f"score {score:.2f}, between -1 and 1, higher is more alike; no threshold: {lacking}"
-    )
+    score = float(enrol.vector @ test.vector)
+    if calibration:
+        print(verdict(score, calibration))
+    else:
+        print(f"score {score:.2f}, from -1 to 1, higher is more similar; no threshold: {lacking}")
 
 
 def find_calibration(options: Options) -> tuple[Calibration | None, str]:
-    """The one that is asked for or, if it can be used, that of the checkpoint's run; else why there is none.
+    """The calibration of --calibration or, if it is usable, that of the checkpoint's run; else None and the reason.
 
-    Raises UserError when the one that is asked for cannot be used.
+    Raises UserError when that of --calibration is not usable.
     """
     path, mine = options.calibration or calibration_path(options.checkpoint), digest(options.checkpoint)
     if not options.calibration and not path.exists():
         return None, (
-            f"this checkpoint has no {path.name}. Stage 7 of egs/voxceleb/run.sh makes it, or: python "
-            f"local/calibrate.py --checkpoint {options.checkpoint} --embeddings train.scp --labels "
-            "pseudo_labels.tsv"
+            f"this checkpoint has no {path.name}; make it with: python local/calibrate.py --checkpoint "
+            f"{options.checkpoint} --embeddings train.scp --labels pseudo_labels.tsv"
         )
     try:
         return read_calibration(path, mine), ""
@@ -69,24 +68,31 @@ def find_calibration(options: Options) -> tuple[Calibration | None, str]:
         return None, str(problem)
 
 
-def judgement(score: float, calibration: Calibration) -> str:
-    """The answer, and what it rests on."""
-    same, second = score >= calibration.threshold, calibration.threshold_at_1_percent
-    reached = f"{second:.2f}, which {100 * FALSE_ALARMS:.0f} % of the pairs across reach"
-    if same or score < second:
-        reached = f"{'above' if score >= second else 'below'} {reached}"
-    else:  # of a network that hardly errs on its own clusters; nearly all pairs within are above the threshold
-        reached = f"above {reached}, but nearly no pair within is so low"
+def verdict(score: float, calibration: Calibration) -> str:
+    """The decision, and how strong the evidence is."""
+    threshold, strict = calibration.threshold, calibration.threshold_at_1_percent
+    percent = f"{100 * FALSE_ALARMS:.0f} % of different-speaker pairs"
+    if score >= strict and score >= threshold:
+        evidence = f"Only {percent} score above {strict:.2f}."
+    elif score >= threshold:
+        evidence = f"More than {percent} score this high: 1 % score above {strict:.2f}."
+    elif score >= strict:  # a network that separates its own clusters almost perfectly has strict < threshold
+        evidence = (
+            f"Only {percent} score above {strict:.2f}, but nearly all same-speaker pairs score above {threshold:.2f}."
+        )
+    else:
+        evidence = f"{percent} score above {strict:.2f}."
     return (
-        f"{'same speaker' if same else 'different speakers'}: score {score:.2f}, threshold "
-        f"{calibration.threshold:.2f}\n"
-        f"{odds(calibration.ratio(score))} within a cluster of the calibration's recordings than across two; "
-        f"{reached}. Found without labels: a guide, no proof"
+        f"{'same speaker' if score >= threshold else 'different speakers'}: score {score:.2f}, threshold "
+        f"{threshold:.2f}\n"
+        f"Likelihood ratio {likelihood_ratio(calibration.ratio(score))}. {evidence} "
+        "Estimated without labels: indicative only."
     )
 
 
-def odds(ratio: float) -> str:
-    """A log-likelihood ratio in words."""
-    factor = math.exp(min(abs(ratio), math.log(1000)))
-    likelier = "more than 1,000 times" if factor > 999 else f"{factor:.{1 if factor < 10 else 0}f} times"
-    return f"{likelier} {'likelier' if ratio >= 0 else 'less likely'}"
+def likelihood_ratio(logarithm: float) -> str:
+    """The ratio as text, from its logarithm in nats; it is not worth more than two digits, nor beyond 1,000."""
+    if abs(logarithm) > math.log(1000):
+        return "above 1,000" if logarithm > 0 else "below 0.001"
+    ratio = math.exp(logarithm)
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"

@@ -1,1 +1,1 @@
-"""Trained networks at work: embed or enhance recordings of any length, export a network."""
+"""Inference with trained networks: embed or enhance recordings of any length, export a network."""

@@ -1,4 +1,4 @@
-"""Enhance recordings on disk, however long, of any rate and number of channels, in little memory."""
+"""Enhance recordings on disk, of any length, sampling rate and number of channels, in constant memory."""
 
 from __future__ import annotations
 
@@ -18,43 +18,44 @@ from cslib.data.manifests import SAMPLE_RATE, recordings_of_set
 from cslib.files import claim, digest, progress, writing
 from cslib.models.layers.spectra import Enhancer
 
-SUFFIXES = (".wav", ".flac")  # what can be written as it was read
+SUFFIXES = (".wav", ".flac")  # formats whose enhanced version keeps the format
 
 
 class Job(NamedTuple):
-    """A recording and where its enhanced version goes."""
+    """A recording and the path of its enhanced version."""
 
     source: Path
     target: Path
 
     @property
     def done(self) -> bool:
-        """Whether it was enhanced after it was last changed."""
+        """Whether the enhanced version exists and is newer than the recording."""
         return (
             self.target.exists() and self.source.exists() and self.target.stat().st_mtime >= self.source.stat().st_mtime
         )
 
 
 def find_jobs(source: Path, out: Path, suffixes: Collection[str] = SUFFIXES) -> list[Job]:
-    """One for each recording, sorted: <out>/<path below source> of a tree, <out>/<id>.wav of a set, or a single file.
+    """One job for each recording of a file, a tree of files or a set, sorted.
 
-    A folder is a set when it holds cuts.jsonl.gz. Of a tree, files of these suffixes are taken; the enhanced version of
-    what is neither wav nor flac is a wav file.
-    Raises UserError when there is none, and when `out` lies in a tree that is to be enhanced: a second run would
-    enhance what the first one made.
+    source    a folder with cuts.jsonl.gz is a set: its recordings go to <out>/<id>.wav. Those of any other folder go to
+              <out>/<path below source>; formats other than wav and flac become wav
+    suffixes  of the files of a tree to enhance
+    Raises UserError when there is no recording, and when `out` lies in the tree to enhance: a second run would enhance
+    the output of the first.
     """
     if (source / "cuts.jsonl.gz").exists():
         if out.resolve() == source.resolve():
-            raise UserError(f"{out}: is the set that is to be enhanced; choose another --out")
-        # Not with_suffix, nor the order of files: an id may have a dot in it.
+            raise UserError(f"{out}: is the set to enhance; choose another --out")
+        # By id, and not with_suffix: an id may contain a dot.
         return [Job(path, out / f"{name}.wav") for name, path in sorted(recordings_of_set(source).items())]
     if not source.exists():
-        raise UserError(f"{source}: there is no such file or folder; check the path")
+        raise UserError(f"{source}: no such file or folder; check the path")
     mine, theirs = out.resolve(), source.resolve()
     if mine == theirs or theirs in mine.parents:
-        raise UserError(f"{out}: lies in {source}, which is to be enhanced; choose another --out")
+        raise UserError(f"{out}: lies in the folder to enhance, {source}; choose another --out")
     if source.is_file() and mine == theirs.parent:
-        raise UserError(f"{out}: holds {source.name}, which is to be enhanced; choose another --out")
+        raise UserError(f"{out}: holds {source.name}, the recording to enhance; choose another --out")
     root = source if source.is_dir() else source.parent
     paths = [source] if source.is_file() else sorted(source.rglob("*"))
     jobs = [
@@ -64,9 +65,7 @@ def find_jobs(source: Path, out: Path, suffixes: Collection[str] = SUFFIXES) -> 
     ]
     if not jobs:
         *most, last = (suffix[1:] for suffix in suffixes)
-        raise UserError(
-            f"{source}: there is no {', '.join(most)} or {last} file; convert what is there, or check the path"
-        )
+        raise UserError(f"{source}: has no {', '.join(most)} or {last} file; convert the recordings, or check the path")
     return jobs
 
 
@@ -75,19 +74,19 @@ def _target(path: Path) -> Path:
 
 
 def enhance_jobs(checkpoint: Path, jobs: list[Job], out: Path, device: torch.device | str) -> None:
-    """Enhance those recordings that are not done, and print how many they are and how fast it went.
+    """Enhance the recordings that are not done yet; print their number and the real-time factor.
 
-    Raises UserError when the checkpoint is none of an enhancement network, when `out` holds what another one made, and
-    when a recording cannot be read.
+    Raises UserError when the checkpoint is of another kind of network, when `out` holds the output of another network,
+    and when a recording cannot be read.
     """
     network = load_enhancer(checkpoint, device)
     claim(out, {"network": digest(checkpoint)})
     left = [job for job in jobs if not job.done]
     print(
-        f"{out}: {len(left):,} of {len(jobs):,} recordings to enhance, with "
+        f"{out}: {len(left):,} of {len(jobs):,} recordings to enhance, with a network of "
         f"{sum(p.numel() for p in network.parameters()):,} parameters"
     )
-    _tell_changes(left)
+    _report_conversions(left)
     began = time.perf_counter()
     samples = sum(enhance_file(network, device, job) for job in progress(left, f"enhancing to {out.name}"))
     if samples:
@@ -96,7 +95,7 @@ def enhance_jobs(checkpoint: Path, jobs: list[Job], out: Path, device: torch.dev
 
 
 def enhance_file(network: Enhancer, device: torch.device | str, job: Job) -> int:
-    """Write the enhanced recording, 16 kHz mono in 16 bits, and return how many samples it has: as many as before.
+    """Write the enhanced recording, 16 kHz mono in 16 bits, and return its length in samples.
 
     Raises UserError when the recording cannot be read.
     """
@@ -111,7 +110,7 @@ def enhance_file(network: Enhancer, device: torch.device | str, job: Job) -> int
             for piece in network.stream(_on(blocks, device), samples):
                 write_16_bit(out, piece.cpu().numpy())
     except (Unreadable, ValueError) as error:
-        raise UserError(f"{job.source}: cannot be read ({error}); make or copy it again, or take it away") from None
+        raise UserError(f"{job.source}: cannot be read ({error}); make or copy it again, or remove it") from None
     return samples
 
 
@@ -119,13 +118,13 @@ def _on(blocks: Iterator[np.ndarray], device: torch.device | str) -> Iterator[to
     return (torch.from_numpy(block).to(device) for block in blocks)
 
 
-def _tell_changes(jobs: list[Job]) -> None:
-    """One sentence when the output is of another kind than some of the input."""
+def _report_conversions(jobs: list[Job]) -> None:
+    """Print one sentence when some recordings are converted."""
     changed = [job.source for job in jobs if _is_other_kind(job.source)]
     if changed:
         print(
-            f"{len(changed):,} of {len(jobs):,} recordings, for one {changed[0]}, are not 16 kHz mono: they are "
-            "resampled and their channels averaged, and their enhanced versions are 16 kHz mono"
+            f"{len(changed):,} of {len(jobs):,} recordings, e.g. {changed[0]}, are not 16 kHz mono; their enhanced "
+            "versions are: they are resampled and their channels averaged"
         )
 
 
@@ -133,5 +132,5 @@ def _is_other_kind(path: Path) -> bool:
     try:
         header = soundfile.info(path)
     except soundfile.LibsndfileError:
-        return False  # told when its turn comes
+        return False  # reported when it is enhanced
     return (header.samplerate, header.channels) != (SAMPLE_RATE, 1)

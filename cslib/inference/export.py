@@ -1,8 +1,8 @@
-"""An embedding network as one graph, from waveform to vector, for programs without this project: ONNX and TorchScript.
+"""Export an embedding network as one graph from waveform to vector, for programs without this project.
 
-What no exporter knows, complex numbers and the cutting of frames, is replaced by products with real matrices that give
-the same numbers. That happens to a copy, at export time: the network that trains keeps its fast Fourier transform.
-An exported graph is compared with the network before it is kept.
+Exporters support neither complex numbers nor framing. In a copy of the network, these are replaced by products with
+real matrices that give the same values; the network itself keeps its fast Fourier transform. An exported graph is
+compared with the network before it is kept.
 
 Shapes: B recordings, T samples, L frames, N bands, C streams, E embedding.
 """
@@ -27,21 +27,24 @@ from torch.overrides import TorchFunctionMode
 
 from cslib.config import UserError
 from cslib.data.manifests import SAMPLE_RATE
+from cslib.models.base import SpeakerEncoder
 from cslib.models.galr import SeparativeEncoder
 from cslib.models.layers.features import FRAME_LENGTH, FRAME_SHIFT, LOG_FLOOR, PREEMPHASIS, LogMel, with_edges
 from cslib.models.layers.filterbanks import FourierFilterbank, overlapped
 
-REQUIREMENTS = Path(__file__).parents[1] / "requirements_onnx.txt"
+REQUIREMENTS = Path(__file__).parents[2] / "requirements_onnx.txt"
 ONNX_PACKAGES = ("onnx", "onnxruntime")
-OPSET = 17  # of ONNX, of 2022
-LENGTHS = (0.5, 1.27, 3.0, 8.9)  # seconds of the recordings that a graph is compared with its network on
-ENOUGH = 0.9999  # cosine between the two embeddings of a recording
+OPSET = 17  # version of ONNX's operators, of 2022
+LENGTHS = (0.5, 1.27, 3.0, 8.9)  # seconds of the recordings on which a graph is compared with its network
+ENOUGH = 0.9999  # least cosine of the two embeddings of a recording
 
 Embed = Callable[[Tensor], Tensor]
 
 
 class Exportable(nn.Module):
     """waveform [B, T], 16 kHz, in [-1, 1] -> embeddings [B, E] of length 1."""
+
+    network: nn.Module
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -60,7 +63,9 @@ class Exportable(nn.Module):
 
 
 class ExportableSeparator(Exportable):
-    """The same of a network that separates: of the stream with more energy. Recordings are embedded whole."""
+    """The same for a separating network: the embedding of the stream with the highest energy, of whole recordings."""
+
+    network: SeparativeEncoder
 
     def __init__(self, network: SeparativeEncoder) -> None:
         super().__init__(network)
@@ -76,15 +81,18 @@ class ExportableSeparator(Exportable):
 
 
 class ConvolvedLogMel(nn.Module):
-    """LogMel of recordings that are not padded. What it does to the samples of a frame before it squares is linear
-    (taking the mean out, emphasis, window, transform): here it is one convolution.
+    """LogMel for recordings without padding. Its steps before the squares are linear (mean subtraction, pre-emphasis,
+    window, transform): here they are one convolution.
     """
+
+    kernel: Tensor  # [2 N, 1, frame]
+    filters: Tensor  # [2 N, bands]
 
     def __init__(self, like: LogMel) -> None:
         super().__init__()
         self.snip_edges = like.snip_edges
         self.register_buffer("kernel", spectral_kernel(like.window[:FRAME_LENGTH], len(like.window)))
-        self.register_buffer("filters", like.filters[::2].repeat(2, 1))  # for all real parts, then all imaginary ones
+        self.register_buffer("filters", like.filters[::2].repeat(2, 1))  # all real parts, then all imaginary parts
 
     def forward(self, audio: Tensor, lengths: None = None) -> Tensor:
         """audio [B, T] -> [B, L, bands]."""
@@ -94,14 +102,17 @@ class ConvolvedLogMel(nn.Module):
 
 
 class ProductFourier(nn.Module):
-    """FourierFilterbank with real and imaginary parts side by side, [B, L, 2 N], in place of a complex spectrum."""
+    """FourierFilterbank whose spectrum is real, [B, L, 2 N]: all real parts, then all imaginary parts."""
+
+    kernel: Tensor  # [2 N, 1, window]
+    inverse: Tensor  # [2 N, window]
 
     def __init__(self, like: FourierFilterbank) -> None:
         super().__init__()
         self.bands, self.hop = like.bands, like.hop
         window = like.shape.double()
         forwards = fourier_matrix(len(window))  # [2 N, window]
-        # A real signal has the bands between the first and the last twice.
+        # The spectrum of a real signal is symmetric: all bands but the first and the last count twice.
         twice = torch.full((self.bands,), 2.0, dtype=torch.float64)
         twice[0] = twice[-1] = 1.0
         backwards = forwards * twice.repeat(2)[:, None] / len(window)
@@ -121,8 +132,8 @@ class ProductFourier(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """Self-attention as nn.MultiheadAttention computes it, batch first; that one asks for sizes while it is traced, and
-    the ONNX exporter takes the answers for constants.
+    """Self-attention as nn.MultiheadAttention computes it, batch first. That class reads sizes during tracing, which
+    the ONNX exporter would turn into constants.
     """
 
     def __init__(self, like: nn.MultiheadAttention) -> None:
@@ -132,7 +143,7 @@ class PlainAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor, need_weights: bool = False
     ) -> tuple[Tensor, None]:
-        """query [R, S, D], which is key and value as well; key_padding_mask bool [R, S] -> [R, S, D]."""
+        """query [R, S, D], also used as key and value; key_padding_mask bool [R, S] -> [R, S, D]."""
         heads, size = self.like.num_heads, self.like.embed_dim
         projected = F.linear(query, self.like.in_proj_weight, self.like.in_proj_bias)
         parts = projected.reshape(query.shape[0], query.shape[1], 3, heads, size // heads).transpose(1, 3)
@@ -143,10 +154,14 @@ class PlainAttention(nn.Module):
 
 
 class FixedNorm(nn.Module):
-    """A batch norm without weights, of vectors [B, D], in eval mode; ONNX would need to know D from the graph."""
+    """A batch norm without weights, of vectors [B, D], in eval mode; ONNX would have to infer D from the graph."""
+
+    mean: Tensor  # [D]
+    scale: Tensor  # [D]
 
     def __init__(self, like: nn.BatchNorm1d) -> None:
         super().__init__()
+        assert like.running_mean is not None and like.running_var is not None
         self.register_buffer("mean", like.running_mean)
         self.register_buffer("scale", (like.running_var + like.eps).rsqrt())
 
@@ -158,7 +173,7 @@ REPLACEMENTS = {LogMel: ConvolvedLogMel, FourierFilterbank: ProductFourier, nn.M
 
 
 class Unflattening(TorchFunctionMode):
-    """Within it, Tensor.unflatten is a reshape: of the former, the ONNX exporter takes the sizes for constants."""
+    """Makes Tensor.unflatten a reshape; the ONNX exporter would turn the sizes of the former into constants."""
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function is not Tensor.unflatten:
@@ -169,14 +184,17 @@ class Unflattening(TorchFunctionMode):
 
 
 def fourier_matrix(size: int) -> Tensor:
-    """float64 [2 N, size]: times a real signal [size], the real parts of its N = size / 2 + 1 bands, then the rest."""
+    """float64 [2 N, size]: its product with a real signal [size] is the spectrum of N = size / 2 + 1 bands, first all
+    real parts, then all imaginary parts.
+    """
     angles = 2 * math.pi / size * torch.outer(torch.arange(size // 2 + 1), torch.arange(size)).double()
     return torch.cat([angles.cos(), -angles.sin()])
 
 
 def spectral_kernel(window: Tensor, size: int) -> Tensor:
-    """[2 N, 1, frame]: times the samples of a frame, the transform of `size` points of the frame without its mean,
-    emphasised and under the window; the window [frame] begins with a zero, so that no sample before the frame counts.
+    """[2 N, 1, frame]: its product with the samples of a frame is the `size`-point transform of the frame after mean
+    subtraction, pre-emphasis and the window [frame]. The window begins with a zero, so that the sample before the
+    frame, which pre-emphasis would need, does not matter.
     """
     rows = fourier_matrix(size)[:, : len(window)] * window.double()
     emphasised = rows - PREEMPHASIS * F.pad(rows[:, 1:], (0, 1))
@@ -184,12 +202,12 @@ def spectral_kernel(window: Tensor, size: int) -> Tensor:
 
 
 def fitted_energy(streams: Tensor, mixture: Tensor, count: int) -> Tensor:
-    """galr.fitted_energy, [B, C], for `count` streams [B, C, T]: by elimination, as ONNX solves nothing."""
+    """galr.fitted_energy, [B, C], of `count` streams [B, C, T], by Gaussian elimination: ONNX has no solver."""
     energy = streams.square().sum(-1)
-    ridge = 1e-4 * energy + 1e-8  # on the diagonal; an identity matrix would be one of the device of the tracing
+    ridge = 1e-4 * energy + 1e-8  # for the diagonal; an identity matrix would be tied to the device of the tracing
     rows = list(torch.cat([streams @ streams.transpose(1, 2), streams @ mixture[..., None]], dim=2).unbind(1))
     rows = [row + F.pad(ridge[:, place : place + 1], (place, count - place)) for place, row in enumerate(rows)]
-    for pivot in range(count):  # without exchanging rows: the matrix is positive definite
+    for pivot in range(count):  # without pivoting: the matrix is positive definite
         rows[pivot] = rows[pivot] / rows[pivot][:, pivot : pivot + 1]
         for other in set(range(count)) - {pivot}:
             rows[other] = rows[other] - rows[other][:, pivot : pivot + 1] * rows[pivot]
@@ -198,48 +216,58 @@ def fitted_energy(streams: Tensor, mixture: Tensor, count: int) -> Tensor:
 
 
 def exportable(network: nn.Module) -> Exportable:
-    return (ExportableSeparator if isinstance(network, SeparativeEncoder) else Exportable)(network)
+    """A copy of the network in which every module can be exported."""
+    return ExportableSeparator(network) if isinstance(network, SeparativeEncoder) else Exportable(network)
 
 
 def write_torchscript(network: nn.Module, path: Path) -> None:
+    """Write the network as TorchScript, for CPUs."""
     with _tracing():
         torch.jit.trace(exportable(network), recording(2, 3.0), check_trace=False).save(str(path))
 
 
 def write_onnx(network: nn.Module, path: Path) -> None:
-    """Raises UserError when a package is missing, or the network computes something that ONNX has no word for."""
+    """Write the network, which has an `embedding_size`, as ONNX.
+
+    Raises UserError when a package is missing, or ONNX lacks an operator that the network needs.
+    """
     require_packages()
     import onnx
 
-    names = {
-        "input_names": ["waveform"],
-        "output_names": ["embedding"],
-        "dynamic_axes": {"waveform": {0: "batch", 1: "samples"}, "embedding": {0: "batch"}},
-    }
     try:
         with _tracing(), Unflattening():
-            # Tracing, as for TorchScript: the newer exporter needs one more package, and converts none of our networks.
+            # By tracing, as for TorchScript: the newer exporter needs one more package and fails on our networks.
             torch.onnx.export(
-                exportable(network), (recording(2, 3.0),), str(path), opset_version=OPSET, dynamo=False, **names
+                exportable(network),
+                (recording(2, 3.0),),
+                str(path),
+                input_names=["waveform"],
+                output_names=["embedding"],
+                dynamic_axes={"waveform": {0: "batch", 1: "samples"}, "embedding": {0: "batch"}},
+                opset_version=OPSET,
+                dynamo=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise UserError(
-            f"{type(network).__name__} cannot be written as ONNX ({str(error).splitlines()[0]}); write it "
-            "as TorchScript, with --out model.pt"
+            f"{type(network).__name__} cannot be exported as ONNX ({str(error).splitlines()[0]}); export "
+            "it as TorchScript, with --out model.pt"
         ) from None
     model = onnx.load(path)
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = network.embedding_size  # it may have lost count
+    size = network.embedding_size
+    assert isinstance(size, int)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = size  # the exporter may not have inferred it
     onnx.save(model, path)
 
 
 def open_torchscript(path: Path) -> Embed:
+    """The graph of a file that `write_torchscript` wrote."""
     with _tracing():
         module = torch.jit.load(str(path))
     return lambda waveform: module(waveform)
 
 
 def open_onnx(path: Path) -> Embed:
-    """Raises UserError when a package is missing."""
+    """The graph of a file that `write_onnx` wrote, run by onnxruntime. Raises UserError when a package is missing."""
     require_packages()
     import onnxruntime
 
@@ -250,18 +278,18 @@ def open_onnx(path: Path) -> Embed:
 
 
 def require_packages() -> None:
-    """Raises UserError, with the command that installs them, when the packages for ONNX are missing."""
+    """Raise UserError, with the command that installs them, when packages for ONNX are missing."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"writing ONNX needs {' and '.join(missing)}: run '{sys.executable} -m pip install -r "
-            f"{REQUIREMENTS}', or write TorchScript, with --out model.pt"
+            f"exporting ONNX needs {' and '.join(missing)}: run '{sys.executable} -m pip install -r "
+            f"{REQUIREMENTS}', or export TorchScript, with --out model.pt"
         )
 
 
 @torch.inference_mode()
-def lowest_cosine(network: nn.Module, graph: Embed) -> float:
-    """Between embeddings by the network and by an exported graph, of recordings of several lengths, and in batches."""
+def lowest_cosine(network: SpeakerEncoder, graph: Embed) -> float:
+    """Lowest cosine between embeddings of the network and of the graph, over several lengths and batch sizes."""
     cosines = []
     for number, seconds in enumerate(LENGTHS):
         waveform = recording(1 + 2 * (number % 2), seconds)
@@ -271,7 +299,7 @@ def lowest_cosine(network: nn.Module, graph: Embed) -> float:
 
 @torch.inference_mode()
 def real_time_factor(embed: Embed, seconds: float = 10.0) -> float:
-    """Seconds of computing for a second of a recording, the best of five times; after two that warm up."""
+    """Computing time per second of audio, the best of five runs after two warm-up runs."""
     waveform, times = recording(1, seconds), []
     for _ in range(7):
         began = time.perf_counter()
@@ -281,7 +309,7 @@ def real_time_factor(embed: Embed, seconds: float = 10.0) -> float:
 
 
 def recording(batch: int, seconds: float) -> Tensor:
-    """Noise [B, T] that swells and fades, at the level of speech; always the same."""
+    """Noise [B, T] whose level rises and falls like that of speech; the same for every call."""
     generator = torch.Generator().manual_seed(batch)
     samples = round(seconds * SAMPLE_RATE)
     noise = torch.randn(batch, samples + 1, generator=generator)
@@ -291,7 +319,7 @@ def recording(batch: int, seconds: float) -> Tensor:
 
 @contextmanager
 def _tracing() -> Iterator[None]:
-    """Without what has no name in a traced graph, and without the warnings: the outcome is checked."""
+    """Without operators that tracing cannot record, and without its warnings: the result is checked anyway."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

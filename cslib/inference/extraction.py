@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cslib.checkpoints import load_speaker_encoder
@@ -143,14 +143,13 @@ def extract_set(
         print(f"{out}.scp: joined from {part.count} parts")
 
 
-def embedding_function(network: nn.Module, streams: str) -> Callable[[Tensor, Tensor], Tensor]:
+def embedding_function(network: SpeakerEncoder, streams: str) -> Callable[[Tensor, Tensor], Tensor]:
     """(audio, lengths) -> [B, E], or [B, C, E] of all streams.
 
     Raises UserError for an unknown choice, and for all streams of a network that separates nothing.
     """
     require(streams in ("dominant", "all"), "streams", streams, "dominant or all")
     if streams == "dominant":
-        assert isinstance(network, SpeakerEncoder)
         return network.embed
     if not isinstance(network, StreamEncoder):
         raise UserError("streams is all, but this network makes one embedding per utterance; choose dominant")

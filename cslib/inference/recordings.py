@@ -1,11 +1,10 @@
-"""One recording of any kind, however long, to one embedding; one in which nobody speaks is refused.
+"""Embed one recording, of any format and length; recordings without speech are refused.
 
-A recording of up to 60 s is embedded whole, as the recipes do. A longer one goes through in windows of that length,
-each overlapping the next by half, and its embedding is the mean of the windows' embeddings, all brought to length 1
-first and weighted by the seconds of speech in each; windows without speech count for nothing. Little more than a window
-and a half is held at a time.
+A recording of up to 60 s is embedded as a whole. A longer one is embedded in windows of that length, half overlapping;
+its embedding is the mean of the windows' embeddings of length 1, weighted by the seconds of speech in each window.
+Memory holds about a window and a half at a time.
 
-Speech is what Kaldi's energy VAD takes for it: it tells silence from sound, and loud noise passes.
+Speech is detected by Kaldi's energy VAD, which separates sound from silence: loud noise counts as speech.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from cslib.config import UserError
+from cslib.config import UserError, require
 from cslib.corpora.audio_files import Checks, Unreadable, reading
 from cslib.data.manifests import SAMPLE_RATE
 from cslib.inference.extraction import SHORTEST
+from cslib.models.base import SpeakerEncoder
 from cslib.models.layers.features import FRAME_SHIFT, energy_vad, num_frames
 
 FRAMES_PER_SECOND = SAMPLE_RATE // FRAME_SHIFT
@@ -31,23 +31,25 @@ FRAMES_PER_SECOND = SAMPLE_RATE // FRAME_SHIFT
 @dataclass
 class RecordingConfig:
     window_seconds: float = 60.0  # longer recordings are embedded in windows of this length, half overlapping
-    min_speech: float = 1.0  # seconds of speech that there must be; with less, any voice looks like any other
+    min_speech: float = 1.0  # seconds of speech required; with less, embeddings do not tell voices apart
 
     def __post_init__(self) -> None:
-        if not 1.0 <= self.window_seconds < float("inf"):
-            raise UserError(f"--window-seconds {self.window_seconds:g}: give 1 or more")
-        if not 0.0 <= self.min_speech < float("inf"):
-            raise UserError(f"--min-speech {self.min_speech:g}: give 0 or more")
+        require(1.0 <= self.window_seconds < float("inf"), "--window-seconds", self.window_seconds, "at least 1")
+        require(0.0 <= self.min_speech < float("inf"), "--min-speech", self.min_speech, "at least 0")
 
 
 @dataclass(frozen=True)
 class EmbeddedRecording:
-    """vector is float32 [E], of length 1: the dot product of two is their cosine."""
+    """An embedding, and what it was made from.
+
+    vector   float32 [E] of length 1, so that the dot product of two is their cosine
+    windows  number of windows that were embedded
+    """
 
     vector: np.ndarray
     seconds: float
     speech_seconds: float
-    windows: int  # that were embedded
+    windows: int
 
     def __str__(self) -> str:
         return f"{self.seconds:.1f} s, {self.speech_seconds:.1f} s of speech" + (
@@ -56,12 +58,12 @@ class EmbeddedRecording:
 
 
 @torch.inference_mode()
-def embed_recording(encoder: nn.Module, path: Path, config: RecordingConfig, device: str = "cpu") -> EmbeddedRecording:
-    """The embedding of a file.
+def embed_recording(
+    encoder: SpeakerEncoder, path: Path, config: RecordingConfig, device: torch.device | str = "cpu"
+) -> EmbeddedRecording:
+    """Embed a file.
 
-    encoder   has embed(audio [1, T]) -> [1, E]
-    Raises UserError when the file cannot be read, is silent, or has less speech than there must be; and when the
-    embedding is not finite.
+    Raises UserError when the file cannot be read, is silent or has too little speech, or the embedding is not finite.
     """
     total = torch.zeros(encoder.embedding_size)
     samples = frames = count = 0
@@ -77,17 +79,18 @@ def embed_recording(encoder: nn.Module, path: Path, config: RecordingConfig, dev
     _refuse_without_speech(path, seconds, speech, peak, config.min_speech)
     if not torch.isfinite(total).all():
         raise UserError(
-            f"{path}: its embedding is not finite; the training has diverged (see log.jsonl), take an "
-            "earlier checkpoint"
+            f"{path}: its embedding is not finite, so the training has diverged (see its log.jsonl); use an earlier "
+            "checkpoint"
         )
     return EmbeddedRecording(F.normalize(total, dim=0).numpy(), seconds, speech, count)
 
 
 def half_overlapping(blocks: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of any sizes to windows [size], each beginning half of it after the one before; the last one ends where
-    the recording ends. One that is no longer than that is a window by itself.
+    """Cut blocks of any sizes into windows [size] that overlap by half. The last window ends with the recording; a
+    recording of up to `size` samples is one window.
 
-    Yields (window, how many samples at its end no window before it had). How long the recording is need not be known.
+    Yields (window, number of samples at its end that no earlier window had). The length of the recording need not be
+    known.
     """
     hop, held, new = size - size // 2, np.zeros(0, np.float32), size
     for block in blocks:
@@ -103,11 +106,13 @@ def half_overlapping(blocks: Iterable[np.ndarray], size: int) -> Iterator[tuple[
 
 
 def _read_windows(path: Path, size: int) -> Iterator[tuple[Tensor, int]]:
-    """(float32 [1, T], new samples) of a file."""
+    """Yield the windows of a file, float32 [1, T], each with its number of new samples."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the files in it")
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file" + ("; it is a folder, give the files in it" * path.is_dir()))
+        raise UserError(f"{path}: no such file; check the path")
     if not path.stat().st_size:
-        raise UserError(f"{path}: it is empty; record it again")
+        raise UserError(f"{path}: empty; record it again")
     try:
         with reading(path) as (_, blocks):
             for window, new in half_overlapping(blocks, size):
@@ -118,22 +123,22 @@ def _read_windows(path: Path, size: int) -> Iterator[tuple[Tensor, int]]:
         ) from None
 
 
-def _unit_embedding(encoder: nn.Module, window: Tensor) -> Tensor:
+def _unit_embedding(encoder: SpeakerEncoder, window: Tensor) -> Tensor:
     """[1, T] -> [E] of length 1, on the CPU."""
-    if window.shape[1] < SHORTEST:  # as in the recipes
+    if window.shape[1] < SHORTEST:  # repeated, as in extraction.py
         window = window.repeat(1, -(-SHORTEST // window.shape[1]))[:, :SHORTEST]
     return F.normalize(encoder.embed(window)[0].float(), dim=0).cpu()
 
 
 def _refuse_without_speech(path: Path, seconds: float, speech: float, peak: float, least: float) -> None:
     if not seconds:
-        raise UserError(f"{path}: it is empty; record it again")
+        raise UserError(f"{path}: empty; record it again")
     if peak < Checks.silence_peak:
         raise UserError(f"{path}: {seconds:.1f} s of silence; check the microphone, or give another recording")
     if not speech and least <= 1 / FRAMES_PER_SECOND:
-        raise UserError(f"{path}: there is no speech in its {seconds:.3g} s; give a longer or a louder recording")
+        raise UserError(f"{path}: no speech in {seconds:.3g} s; give a longer or louder recording")
     if speech < max(least, 1 / FRAMES_PER_SECOND):
         raise UserError(
-            f"{path}: {speech:.1f} s of speech in {seconds:.1f} s are too little, {least:g} s are needed; "
-            "give a longer or a louder recording, or lower --min-speech"
+            f"{path}: only {speech:.1f} s of speech in {seconds:.1f} s, and {least:g} s are needed; give a longer or "
+            "louder recording, or lower --min-speech"
         )

@@ -39,7 +39,7 @@ def test_npz_holds_a_vector_under_each_name_as_given(folder, capsys):
     for name in found:
         np.testing.assert_allclose(found[name], expected(folder, name), atol=1e-6)
     printed = capsys.readouterr().out
-    assert "a.wav: 1.5 s, 1.5 s of speech, embedding of 8 numbers\nsub/b c.flac: 2.0 s, " in printed
+    assert "a.wav: 1.5 s, 1.5 s of speech, embedding of size 8\nsub/b c.flac: 2.0 s, " in printed
     assert "out/x.npz: 2 embeddings" in printed
 
 
@@ -57,13 +57,13 @@ def test_a_recording_that_will_not_do_does_not_stop_the_others(folder, capsys):
         run("silent.wav", "a.wav", "none.wav", "--out", "x.npz")
     assert list(np.load("x.npz")) == ["a.wav"]
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("silent.wav: 1.5 s of silence") and printed[2].startswith("none.wav: there is no such")
+    assert printed[0].startswith("silent.wav: 1.5 s of silence") and printed[2].startswith("none.wav: no such file")
 
 
 def test_nothing_is_written_unless_asked_for_or_when_nothing_came_out(folder, capsys):
     before = sorted(folder.rglob("*"))
     run("a.wav")
-    assert "nothing was written; --out embeddings.npz" in capsys.readouterr().out
+    assert "nothing was written; add --out embeddings.npz" in capsys.readouterr().out
     with pytest.raises(UserError, match="1 of 1 recordings"):
         run("silent.wav", "--out", "x.npz")
     assert sorted(folder.rglob("*")) == before
@@ -79,7 +79,7 @@ def test_windows_and_least_speech_can_be_chosen(folder, capsys):
 def test_mistakes_are_told_before_anything_is_embedded(folder, capsys):
     save(folder / "enhancer.pt", "mask_gru")
     for words, told in (
-        (["a.wav", "--out", "x.txt"], "ends in .npz or .ark"),
+        (["a.wav", "--out", "x.txt"], "it must end in .npz or .ark"),
         (["a.wav", "a.wav"], "named twice"),
         (["a.wav", "--checkpoint", "enhancer.pt"], "MaskGru, makes no embeddings"),
     ):
@@ -91,7 +91,7 @@ def test_mistakes_are_told_before_anything_is_embedded(folder, capsys):
 def test_names_that_become_the_same_are_refused(folder, capsys):
     for name in ("x y.wav", "x_y.wav"):
         record(folder / name, noise(1.2))
-    with pytest.raises(UserError, match="white space alone"):
+    with pytest.raises(UserError, match="differ only in white space"):
         run("x y.wav", "x_y.wav", "--out", "x.ark")
     assert not (folder / "x.scp").exists() and not capsys.readouterr().out
 
@@ -108,7 +108,7 @@ def test_what_could_not_be_written_is_told_before_anything_is_embedded(folder, c
     for words, told in (
         (["a.wav", "--out", "taken.npz"], "taken.npz: is a folder"),
         (["a.wav", "--out", "taken.ark"], "taken.scp: is a folder"),
-        (["a.wav", "--out", "a.wav/x.npz"], "a.wav is no folder that you may write to"),
+        (["a.wav", "--out", "a.wav/x.npz"], "a.wav is not a folder you may write to"),
         ([b"\xff.wav".decode("utf-8", "surrogateescape")], "not valid UTF-8"),
     ):
         with pytest.raises(UserError, match=told):

@@ -60,5 +60,5 @@ def test_speaker_encoders_enhance_nothing(folder):
 
 def test_what_is_no_recording_is_told(folder):
     (folder / "a.txt").write_text("x")
-    with pytest.raises(UserError, match="a.txt: there is no flac, mp3, ogg, opus or wav file"):
+    with pytest.raises(UserError, match="a.txt: has no flac, mp3, ogg, opus or wav file"):
         run("a.txt")

@@ -65,7 +65,7 @@ def test_exported_graph_is_the_network_for_any_length_and_batch(name, kind, tmp_
     out = tmp_path / f"model.{kind}"
     call(export, tmp_path / "final.pt", "--out", out)
     printed = capsys.readouterr().out
-    assert "waveform [B, T] -> embedding [B, 8]" in printed and "real-time factor for 10 s, " in printed
+    assert "waveform [B, T] -> embedding [B, 8]" in printed and "real-time factor on 10 s of audio, " in printed
     assert "cosine at least 1.0" in printed or "cosine at least 0.9999" in printed
     if kind == "onnx":
         import onnx
@@ -89,7 +89,7 @@ def test_graph_that_gives_something_else_is_not_kept(tmp_path, monkeypatch):
         graphs.write_torchscript(build("resnet", seed=1), path)
 
     monkeypatch.setitem(export.KINDS, ".pt", ("TorchScript", write_another, graphs.open_torchscript, "TorchScript"))
-    with pytest.raises(UserError, match="not written, as the exported ResNet gives other embeddings"):
+    with pytest.raises(UserError, match="not written, as the embeddings of the exported ResNet differ"):
         call(export, tmp_path / "final.pt", "--out", tmp_path / "model.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["final.pt"]
 
@@ -102,14 +102,14 @@ def test_missing_packages_are_asked_for(tmp_path, monkeypatch):
     assert graphs.REQUIREMENTS.is_file() and [path.name for path in tmp_path.iterdir()] == ["final.pt"]
 
 
-def test_what_onnx_has_no_word_for_is_told(tmp_path):
+def test_an_operator_that_onnx_lacks_is_named(tmp_path):
     pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 
     class Spectral(torch.nn.Module):
         def forward(self, audio):
             return torch.fft.rfft(audio).abs()[:, :8]
 
-    with pytest.raises(UserError, match="Spectral cannot be written as ONNX .*fft_rfft.*--out model.pt"):
+    with pytest.raises(UserError, match="Spectral cannot be exported as ONNX .*fft_rfft.*--out model.pt"):
         graphs.write_onnx(Spectral(), tmp_path / "model.onnx")
 
 
@@ -118,8 +118,8 @@ def test_mistakes_are_one_sentence(tmp_path):
     save(tmp_path / "enhancer.pt", "mask_gru")
     before = (tmp_path / "final.pt").read_bytes()
     for checkpoint, out, told in (
-        ("final.pt", "model.bin", "ends in .onnx or .pt"),
-        ("final.pt", "final.pt", "that is the checkpoint"),
+        ("final.pt", "model.bin", "it must end in .onnx or .pt"),
+        ("final.pt", "final.pt", "which is the checkpoint"),
         ("enhancer.pt", "model.pt", "MaskGru, makes no embeddings"),
     ):
         with pytest.raises(UserError, match=told):

@@ -39,14 +39,17 @@ def test_help_teaches_with_an_example(monkeypatch, capsys, command):
 @pytest.mark.parametrize(
     "words, told",
     [
-        (["embd"], "there is no command 'embd'; there are: embed, enhance, export, info, verify"),
+        (["embd"], "there is no command 'embd'; the commands are embed, enhance, export, info, verify"),
         (["info"], "checkpoint"),
         (["embed", "--checkpoint", "c.pt"], "files"),
-        (["verify", "a.wav", "--checkpoint", "c.pt"], "other"),
+        (["verify", "a.wav", "--checkpoint", "c.pt"], "test"),
         (["info", "none.pt"], "none.pt: there is no such checkpoint"),
         (["embed", "a.wav", "--checkpoint", "c.pt", "--loud", "1"], "loud"),
         (["verify", "a.wav", "b.wav", "c.wav", "--checkpoint", "c.pt"], "one word too many: c.wav"),
-        (["embed", "a.wav", "--checkpoint", "c.pt", "--min-speech", "-3"], "--min-speech -3: give 0 or more"),
+        (
+            ["embed", "a.wav", "--checkpoint", "c.pt", "--min-speech", "-3"],
+            "--min-speech is -3.0; it must be at least 0",
+        ),
     ],
 )
 def test_a_slip_is_one_sentence(monkeypatch, words, told):

@@ -48,23 +48,59 @@ def test_a_recording_is_of_its_own_speaker(folder, capsys):
     lines = answer(capsys, "a.wav", "a.wav").splitlines()
     assert lines[0] == lines[1] == "a.wav: 1.5 s, 1.5 s of speech"
     assert lines[2] == "same speaker: score 1.00, threshold 0.40"
-    assert lines[3].startswith(f"{math.exp(6):.0f} times likelier within a cluster") and "above 0.50" in lines[3]
+    assert lines[3] == (
+        f"Likelihood ratio {math.exp(6):.0f}. Only 1 % of different-speaker pairs score above 0.50. "
+        "Estimated without labels: indicative only."
+    )
 
 
 def test_the_threshold_decides(folder, capsys):
     calibration(folder, 1.1, 1.2).write(folder / "run/calibration.json")
     text = answer(capsys, "a.wav", "b.wav")
-    assert "different speakers: score " in text and "threshold 1.10" in text and "below 1.20" in text
-    assert "times less likely within a cluster" in text
+    assert "different speakers: score " in text and "threshold 1.10" in text
+    assert "Likelihood ratio 0." in text and ". 1 % of different-speaker pairs score above 1.20." in text
     calibration(folder, -1.1, 1.2).write(folder / "other.json")
     text = answer(capsys, "a.wav", "b.wav", "--calibration", "other.json")
-    assert "same speaker: " in text and "likelier" in text and "below 1.20" in text
+    assert "same speaker: " in text and "Likelihood ratio above 1,000. " in text
+    assert "More than 1 % of different-speaker pairs score this high: 1 % score above 1.20." in text
 
 
 def test_a_network_that_hardly_errs_on_its_clusters_does_not_contradict_itself(folder, capsys):
     calibration(folder, 1.1, -1.1).write(folder / "run/calibration.json")
     text = answer(capsys, "a.wav", "b.wav")
-    assert "different speakers: " in text and "across reach, but nearly no pair within is so low" in text
+    assert "different speakers: " in text
+    assert "score above -1.10, but nearly all same-speaker pairs score above 1.10." in text
+
+
+@pytest.mark.parametrize(
+    "score, threshold, strict, decision, evidence",
+    [
+        (0.7, 0.4, 0.6, "same speaker", "Only 1 % of different-speaker pairs score above 0.60."),
+        (
+            0.5,
+            0.4,
+            0.6,
+            "same speaker",
+            "More than 1 % of different-speaker pairs score this high: 1 % score above 0.60.",
+        ),
+        (0.3, 0.4, 0.6, "different speakers", "1 % of different-speaker pairs score above 0.60."),
+        (0.7, 0.6, 0.4, "same speaker", "Only 1 % of different-speaker pairs score above 0.40."),
+        (
+            0.5,
+            0.6,
+            0.4,
+            "different speakers",
+            "Only 1 % of different-speaker pairs score above 0.40, but nearly all same-speaker pairs score above 0.60.",
+        ),
+        (0.3, 0.6, 0.4, "different speakers", "1 % of different-speaker pairs score above 0.40."),
+    ],
+)
+def test_every_order_of_score_and_thresholds_is_worded(score, threshold, strict, decision, evidence):
+    made = Calibration("0" * 12, 10.0, -10 * threshold, threshold, 0.1, 0.1, strict, 0.3, 100, 50, 5, 0)
+    first, second = verify.verdict(score, made).splitlines()
+    assert first == f"{decision}: score {score:.2f}, threshold {threshold:.2f}"
+    ratio = verify.likelihood_ratio(10 * (score - threshold))
+    assert second == f"Likelihood ratio {ratio}. {evidence} Estimated without labels: indicative only."
 
 
 def test_without_calibration_the_score_is_not_judged(folder, capsys):
@@ -101,12 +137,14 @@ def test_without_speech_there_is_no_answer(folder, capsys):
 @pytest.mark.parametrize(
     "ratio, words",
     [
-        (0.0, "1.0 times likelier"),
-        (math.log(25), "25 times likelier"),
-        (-math.log(2.5), "2.5 times less likely"),
-        (800.0, "more than 1,000 times likelier"),
-        (-800.0, "more than 1,000 times less likely"),
+        (0.0, "1"),
+        (math.log(152.3), "152"),
+        (math.log(2.54), "2.5"),
+        (-math.log(2.5), "0.4"),
+        (-math.log(152), "0.0066"),
+        (800.0, "above 1,000"),
+        (-800.0, "below 0.001"),
     ],
 )
-def test_ratios_in_words(ratio, words):
-    assert verify.odds(ratio) == words
+def test_likelihood_ratios_as_text(ratio, words):
+    assert verify.likelihood_ratio(ratio) == words

@@ -45,7 +45,7 @@ def test_drawing_is_repeatable():
 
 @pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2], [-1, -1], [0, 0, -1]])
 def test_without_pairs_of_both_kinds_there_is_no_calibration(labels):
-    with pytest.raises(calibration.Uncalibrated, match="no pairs within and across"):
+    with pytest.raises(calibration.Uncalibrated, match="do not give both same-cluster and different-cluster pairs"):
         draw_pairs(np.array(labels), 10, 0)
 
 
@@ -79,7 +79,7 @@ def test_streams_are_compared_by_the_most_alike():
 
 def test_clusters_that_say_nothing_are_told():
     embeddings, labels = clustered(spread=0.1)
-    with pytest.raises(calibration.Uncalibrated, match="no more alike than those of two"):
+    with pytest.raises(calibration.Uncalibrated, match="do not score higher than different-cluster pairs"):
         log_likelihood_ratio(np.full(10, 0.1), np.full(10, 0.3))
     with pytest.raises(ValueError, match="not finite"):
         calibrate(np.full_like(embeddings, np.nan), labels, "", 100, 0)
@@ -100,7 +100,7 @@ def test_written_calibration_is_read_back_for_its_checkpoint_alone(tmp_path):
     replace(found, seed=1).write(path)
     assert read_calibration(path, "abc") != found
     path.write_text('{"threshold": 1}')
-    with pytest.raises(UserError, match="it is no calibration"):
+    with pytest.raises(UserError, match="not a calibration"):
         read_calibration(path, "abc")
 
 

@@ -53,7 +53,8 @@ def test_calibration_lies_beside_the_checkpoint(folder, capsys):
     assert found.missed < 0.1 and found.false_alarms < 0.1  # the clusters are well apart
     told = capsys.readouterr()
     assert f"threshold {found.threshold:.3f}" in told.out and not told.err
-    assert "200 recordings in 20 clusters make 900 different pairs within and 19,000 across" in told.out
+    assert "200 recordings in 20 clusters, with 900 distinct same-cluster and 19,000 different-cluster" in told.out
+    assert " within" not in told.out and " across" not in told.out
     assert json.loads(path.read_text())["scoring"] == "cosine"
 
 
@@ -76,8 +77,8 @@ def test_few_different_pairs_are_told(folder, capsys):
         writer.add([f"u{n:03d}" for n in range(30)], embeddings[:30])
     run(folder)
     told = capsys.readouterr()
-    assert "27 recordings in 3 clusters make 108 different pairs within and 243 across" in told.out
-    assert "fewer than 300 pairs of a kind" in told.err
+    assert "27 recordings in 3 clusters, with 108 distinct same-cluster and 243 different-cluster pairs" in told.out
+    assert "fewer than 300 distinct pairs of a kind" in told.err
 
 
 def test_the_same_command_gives_the_same_file(folder):
@@ -88,8 +89,8 @@ def test_the_same_command_gives_the_same_file(folder):
 def test_labels_that_say_nothing_do_not_stop_a_recipe(folder, capsys):
     write_labels(folder / "labels.tsv", [f"u{n:03d}" for n in range(200)], range(200))
     path = run(folder)
-    assert "no threshold; 200 labelled recordings in 200 clusters make no pairs" in capsys.readouterr().out
-    with pytest.raises(Uncalibrated, match="make no pairs within and across"):
+    assert "no threshold; 200 labelled recordings in 200 clusters do not give both" in capsys.readouterr().out
+    with pytest.raises(Uncalibrated, match="do not give both same-cluster and different-cluster pairs"):
         read_calibration(path, digest(folder / "exp/checkpoints/final.pt"))
 
 
@@ -97,8 +98,8 @@ def test_mistakes_are_one_sentence(folder):
     write_labels(folder / "other.tsv", ["x", "y"], [0, 1])
     for more, told in (
         (["--labels", folder / "other.tsv"], "none of the 200 utterances"),
-        (["--checkpoint", folder / "none.pt"], "there is no such checkpoint"),
-        (["--pairs", "5"], "give 100 or more"),
+        (["--checkpoint", folder / "none.pt"], "none.pt: not found"),
+        (["--pairs", "5"], "--pairs is 5; it must be at least 100"),
     ):
         with pytest.raises(UserError, match=told):
             run(folder, *more)
@@ -118,4 +119,4 @@ def test_the_threshold_is_checked_against_trials_that_are_known(folder, capsys):
     write_scores(folder / "scores.txt", read_trials(folder / "trials.txt"), scores)
     check_calibration.main(check_calibration.Options(path, folder / "scores.txt", folder / "trials.txt"))
     told = capsys.readouterr().out
-    assert "misses 25.00 % (expected 2.00), false alarms 16.67 % (expected 3.00); EER " in told
+    assert "misses 25.00 % (expected 2.00 %), false alarms 16.67 % (expected 3.00 %); EER " in told

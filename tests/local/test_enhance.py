@@ -99,7 +99,7 @@ def test_other_rates_and_channels_are_told_in_one_sentence(checkpoint, tmp_path,
     record(tmp_path / "in/c.wav", 0.5)
     out = call(checkpoint, tmp_path / "in", tmp_path / "out")
     assert [soundfile.info(out / name).frames for name in ("a.wav", "b.wav", "c.wav")] == [8000] * 3
-    assert "2 of 3 recordings, for one " in (printed := capsys.readouterr().out)
+    assert "2 of 3 recordings, e.g. " in (printed := capsys.readouterr().out)
     assert printed.count("are not 16 kHz mono") == 1
 
 
@@ -173,10 +173,10 @@ def test_mistakes_are_one_sentence(checkpoint, tmp_path):
     (tmp_path / "cut/a.flac").write_bytes((tmp_path / "cut/a.flac").read_bytes()[:20000])
     save(tmp_path / "speaker.pt", resnet, {"channels": [2, 2, 2, 2], "blocks": [1, 1, 1, 1], "embedding_size": 4})
     for given, source, out, told in (
-        (checkpoint, "none", "out", "none: there is no such file or folder"),
-        (checkpoint, "empty", "out", "empty: there is no wav or flac file"),
-        (checkpoint, "in", "in/enhanced", "which is to be enhanced; choose another --out"),
-        (checkpoint, "in/a.wav", "in", "which is to be enhanced; choose another --out"),
+        (checkpoint, "none", "out", "none: no such file or folder"),
+        (checkpoint, "empty", "out", "empty: has no wav or flac file"),
+        (checkpoint, "in", "in/enhanced", "lies in the folder to enhance"),
+        (checkpoint, "in/a.wav", "in", "the recording to enhance; choose another --out"),
         (checkpoint, "bad", "out1", "a.wav: cannot be read"),
         (checkpoint, "cut", "out2", "a.flac: cannot be read"),
         (tmp_path / "none.pt", "in", "out", "none.pt: there is no such checkpoint"),
