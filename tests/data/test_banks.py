@@ -1,4 +1,4 @@
-"""Banks of noise and RIRs: written in flat memory, read by offset."""
+"""Banks of noise and RIRs: written in constant memory, read by offset."""
 
 import pickle
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_crop_lies_inside_one_recording_when_that_is_long_enough(tmp_path):
     assert starts == set(range(11)) | set(range(1000, 1041))  # every offset of both, both ends included
 
 
-def test_short_recordings_are_chained_with_others_until_the_crop_is_full(tmp_path):
+def test_short_recordings_are_concatenated_until_the_crop_is_full(tmp_path):
     bank = NoiseBank.open(write(tmp_path / "noise", [[1, 1, 1], [2, 2], [3]]))
     crop = bank.crop(np.random.default_rng(0), 1000)
     assert len(crop) == 1000
@@ -126,45 +126,45 @@ def test_writer_refuses_other_types_and_shapes(tmp_path, samples):
         writer.add(samples)
 
 
-def spoil_with_text(folder):
+def damage_with_text(folder):
     (folder / "samples.npy").write_text("not an array")
 
 
-def spoil_by_cutting(folder):
+def damage_by_cutting(folder):
     data = (folder / "samples.npy").read_bytes()
     (folder / "samples.npy").write_bytes(data[: len(data) // 2])
 
 
-def spoil_by_emptying(folder):
+def damage_by_emptying(folder):
     (folder / "segments.npy").write_bytes(b"")
 
 
-def spoil_by_removing(folder):
+def damage_by_removing(folder):
     (folder / "segments.npy").unlink()
 
 
-def spoil_the_type(folder):
+def damage_the_type(folder):
     np.save(folder / "samples.npy", np.zeros(10, np.float32))
 
 
-def spoil_the_bounds(folder):
+def damage_the_bounds(folder):
     np.save(folder / "segments.npy", np.array([[0, 5], [5, 6]]))
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
-        spoil_with_text,
-        spoil_by_cutting,
-        spoil_by_emptying,
-        spoil_by_removing,
-        spoil_the_type,
-        spoil_the_bounds,
+        damage_with_text,
+        damage_by_cutting,
+        damage_by_emptying,
+        damage_by_removing,
+        damage_the_type,
+        damage_the_bounds,
     ],
 )
-def test_a_spoilt_bank_is_one_plain_sentence(tmp_path, spoil):
+def test_a_damaged_bank_is_one_plain_sentence(tmp_path, damage):
     folder = write(tmp_path / "noise", [np.arange(10)])
-    spoil(folder)
+    damage(folder)
     with pytest.raises(UserError, match="prepare the noise folder again") as error:
         NoiseBank.open(folder)
     assert "\n" not in str(error.value)
@@ -188,7 +188,7 @@ def test_no_folder_means_no_banks_but_a_missing_or_empty_one_is_an_error(tmp_pat
         open_banks(tmp_path)
 
 
-def test_a_noise_folder_whose_rirs_lie_in_rooms_is_refused(tmp_path):
+def test_a_noise_folder_whose_rirs_are_in_rooms_is_refused(tmp_path):
     write(tmp_path / "noise", [[1, 2]])
     write(tmp_path / "rooms", [[1.0]], np.float32)
     with pytest.raises(UserError, match="rename `rooms` to `rirs`, or .* prepare the noise again") as error:

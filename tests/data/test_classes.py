@@ -1,4 +1,4 @@
-"""Tables of classes: no speaker in two folds, and nothing is chosen on what is tested on."""
+"""Tables of classes: no speaker is in two folds, and nothing is chosen on the test fold."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_no_speaker_is_learnt_from_and_tested_or_checked_on(table):
+def test_training_speakers_are_in_no_test_or_check_fold(table):
     tested = []
     for split in table.splits():
         assert set(table.folds[split.test]) == {split.fold}
@@ -53,7 +53,7 @@ def test_cross_validation_tests_every_utterance_once_and_checks_on_each_training
         assert len(split.inner) == 2
 
 
-def test_published_split_is_checked_on_development_and_learns_nothing_from_it():
+def test_published_split_checks_on_development_and_never_trains_on_it():
     (split,) = PUBLISHED.splits()
     assert set(PUBLISHED.folds[split.train]) == {"train"}
     ((fit, check),) = split.inner
@@ -73,12 +73,12 @@ def test_speaker_in_two_folds_is_refused():
         (rows(["train", "development"]), "there is no fold to test on"),
     ],
 )
-def test_table_of_which_nothing_can_be_learnt_is_refused(bad, sentence):
+def test_table_without_two_classes_or_folds_is_refused(bad, sentence):
     with pytest.raises(UserError, match=sentence):
         ClassTable.of(bad)
 
 
-def test_training_part_of_one_speaker_leaves_nobody_to_choose_on():
+def test_training_fold_of_one_speaker_is_refused():
     table = ClassTable.of(rows(["fold1", "fold2"], speakers=1))
     with pytest.raises(UserError, match="fold fold2 has one speaker only"):
         list(table.splits())
@@ -116,7 +116,7 @@ def test_damaged_table_is_one_sentence(tmp_path, text, sentence):
         ClassTable.read(tmp_path / "emotions.tsv")
 
 
-def test_speakers_are_dealt_evenly_and_always_alike():
+def test_folds_are_of_similar_size_and_always_the_same():
     speakers = [f"s{number}" for number in range(7) for _ in range(10 * (number + 1))]
     fold_of = assign_folds(speakers, 3)
     assert fold_of == assign_folds(reversed(speakers), 3)
@@ -140,7 +140,7 @@ def test_counts_name_every_class_and_fold():
     ]
 
 
-def test_other_counts_than_published_are_told(capsys):
+def test_other_counts_than_published_are_reported(capsys):
     compare_counts("Corpus", CROSS_VALIDATION, {"a": 12, "b": 12})
     assert "as many of each class as published" in capsys.readouterr().out
     compare_counts("Corpus", CROSS_VALIDATION, {"a": 12, "b": 13})

@@ -1,4 +1,4 @@
-"""Labels of utterances: in the order of the set, numbered without gaps, -1 for none."""
+"""Labels of utterances: in the order of the set, numbered without gaps; -1 for none."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The lists of a set, and what becomes of recordings of every kind on their way into one."""
+"""The manifests of a set, and how recordings of every format get into one."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def test_lists_read_back_by_lhotse_equal_its_own_objects(tmp_path):
     ]
 
 
-def test_speakers_stand_in_speakers_tsv_and_nowhere_else(tmp_path):
+def test_speakers_are_in_speakers_tsv_and_nowhere_else(tmp_path):
     zoe = Entry("a", "/x/a.wav", 16_000, "Zoë", "f", "v1")
     write_set(tmp_path, [zoe, Entry("b", "/x/b.wav", 16_000, "bob")])
     lines = (tmp_path / "speakers.tsv").read_text(encoding="utf-8").splitlines()
@@ -161,7 +161,7 @@ def record(name, reason=""):
     return Record(name, f"/c/{name}", 1, 1, f"/c/{name}", 16_000, reason, "")
 
 
-def test_journal_of_a_killed_run_covers_what_it_got_to_and_the_older_one_the_rest(tmp_path):
+def test_journal_of_a_killed_run_is_completed_by_the_older_one(tmp_path):
     settings = json.dumps({"min": 1})
     old = [json.dumps(record(name)) for name in "abcd"]
     new = [json.dumps(record(name, "silent")) for name in "ab"]
@@ -180,7 +180,7 @@ def test_a_damaged_journal_counts_up_to_the_damage(tmp_path, damage):
     assert [item.id for item in Journal(tmp_path, {"min": 1}).known()] == ["a"]
 
 
-def test_run_killed_in_the_middle_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
+def test_run_killed_in_the_middle_continues_and_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
     for n in range(6):
         soundfile.write(tmp_path / f"{n}.wav", SPEECH, 8_000)
     paths = [tmp_path / f"{n}.wav" for n in range(6)]

@@ -1,4 +1,4 @@
-"""Pairs: the same stretch of every version of a recording, an item from its number alone, partners that match."""
+"""Pairs: all versions of an item cover the same part of a recording, and an item follows from its number."""
 
 import pickle
 
@@ -47,7 +47,7 @@ def equal(one, other):
     return one["ids"] == other["ids"] and all(np.array_equal(one[name], other[name]) for name in one if name != "ids")
 
 
-def test_all_versions_of_an_item_are_the_same_stretch_of_the_same_recording(folder):
+def test_all_versions_of_an_item_cover_the_same_part_of_the_same_recording(folder):
     dataset = pairs(folder, "weak", "strong")
     starts = set()
     for index in range(40):
@@ -68,7 +68,7 @@ def test_an_item_is_a_function_of_seed_and_index(folder):
     assert not all(equal(pairs(folder, seed=4)[index], items[index]) for index in range(12))
 
 
-def test_every_recording_comes_once_per_pass_in_an_order_of_its_own(folder):
+def test_every_recording_comes_once_per_epoch_in_another_order(folder):
     dataset = pairs(folder)
     names = [dataset[index]["ids"] for index in range(50)]
     passes = [names[start : start + 5] for start in range(0, 50, 5)]
@@ -76,7 +76,7 @@ def test_every_recording_comes_once_per_pass_in_an_order_of_its_own(folder):
     assert len({tuple(each) for each in passes}) > 5
 
 
-def test_negatives_change_nothing_in_what_is_drawn(folder):
+def test_negatives_do_not_change_what_is_drawn(folder):
     with_them, without = pairs(folder, "strong"), pairs(folder)
     for index in range(10):
         item, other = with_them[index], without[index]

@@ -1,4 +1,4 @@
-"""Trial lists: two notations, one table, and a plain sentence for every malformed line."""
+"""Trial lists: two formats, one table, and a plain sentence for every malformed line."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def written(tmp_path, text):
     return path
 
 
-def test_kaldi_and_voxceleb_notation_give_the_same_trials(tmp_path):
+def test_kaldi_and_voxceleb_formats_give_the_same_trials(tmp_path):
     kaldi = read_trials(written(tmp_path, "id1-v-1 id1-w-2 target\nid1-v-1 id2-x-3 nontarget\n"))
     voxceleb = read_trials(written(tmp_path, "1 id1/v/1.wav id1/w/2.wav\n0 id1/v/1.wav id2/x/3.wav\n"))
     for trials in (kaldi, voxceleb):

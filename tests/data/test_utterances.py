@@ -1,4 +1,4 @@
-"""A set's audio at random, from files or from shards, through a table that is never loaded."""
+"""Random access to the audio of a set, from files or shards, through a table that is never loaded."""
 
 import gzip
 import multiprocessing
@@ -78,7 +78,7 @@ def test_shards_made_by_lhotse_read_like_the_files(folder, samples):
     check(Utterances.open(folder), samples)
 
 
-def test_shards_made_here_read_like_the_files_even_when_those_are_gone(folder, samples):
+def test_shards_made_here_read_like_the_files_even_when_those_are_removed(folder, samples):
     pack(Options(folder, shard_size=2, nj=1))
     shutil.rmtree(folder.with_name("audio"))
     check(Utterances.open(folder), samples)
@@ -90,7 +90,7 @@ def test_packed_set_can_be_moved(folder, samples):
     check(Utterances.open(folder.rename(folder.with_name("elsewhere"))), samples)
 
 
-def test_digest_knows_the_utterances_and_not_where_they_lie(folder, samples, tmp_path):
+def test_digest_depends_on_the_utterances_and_not_on_their_storage(folder, samples, tmp_path):
     digest = Utterances.open(folder).digest()
     pack(Options(folder, shard_size=2, nj=1))
     assert Utterances.open(folder).digest() == digest
@@ -131,7 +131,7 @@ def test_excerpts_of_a_large_set_see_a_change_of_all_beginnings_or_endings():
     assert (starts < half_second).sum() > 50 and (starts + frames > length - half_second).sum() > 50
 
 
-def test_a_damaged_table_is_made_anew(folder, samples):
+def test_a_damaged_table_is_written_again(folder, samples):
     Utterances.open(folder)
     table, time = folder / "table.npy", (folder / "table.npy").stat().st_mtime_ns
     for damage in (b"", table.read_bytes()[:200]):
@@ -149,7 +149,7 @@ def test_a_manifest_of_something_else_is_one_sentence(folder, item):
 
 
 @pytest.mark.parametrize("time", [-3600, 0.001, 3600])
-def test_table_is_made_anew_when_the_manifest_has_changed(folder, time):
+def test_table_is_written_again_when_the_manifest_has_changed(folder, time):
     cuts = folder / "cuts.jsonl.gz"
     when = cuts.stat().st_mtime + time  # a manifest that is put back is older than the table
     Utterances.open(folder)
@@ -158,9 +158,9 @@ def test_table_is_made_anew_when_the_manifest_has_changed(folder, time):
     assert Utterances.open(folder).ids() == ["other"]
 
 
-def test_unchanged_table_is_made_once(folder, monkeypatch):
+def test_unchanged_table_is_written_once(folder, monkeypatch):
     Utterances.open(folder)
-    monkeypatch.setattr(module, "_write_table", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(module, "_write_table", lambda *_: pytest.fail("written again"))
     Utterances.open(folder)
 
 
@@ -180,7 +180,7 @@ def test_pickled_utterances_are_a_path_and_read_the_same(folder, samples):
     check(pickle.loads(data), samples)
 
 
-def spoil(path, how):
+def damage(path, how):
     if how == "gone":
         path.unlink()
     elif how == "empty":
@@ -214,9 +214,9 @@ def spoil(path, how):
         ("folder", "cannot be read"),
     ],
 )
-def test_spoilt_audio_is_one_sentence_that_names_the_file(folder, name, how, words):
+def test_damaged_audio_is_one_sentence_that_names_the_file(folder, name, how, words):
     found, path = Utterances.open(folder), audio(folder, name)
-    spoil(path, how)
+    damage(path, how)
     with pytest.raises(UserError, match=words) as error:
         found.read(found.ids().index(name))
     assert (
@@ -234,7 +234,7 @@ def test_reading_beyond_the_end_is_an_error_not_another_utterance(folder, sample
             found.read(0, start, frames)
 
 
-def test_spoilt_manifest_is_one_sentence(folder):
+def test_damaged_manifest_is_one_sentence(folder):
     cuts = folder / "cuts.jsonl.gz"
     cuts.write_bytes(cuts.read_bytes()[:-30])
     with pytest.raises(UserError, match="cuts.jsonl.gz: damaged"):
@@ -248,7 +248,7 @@ def test_spoilt_manifest_is_one_sentence(folder):
         Utterances.open(folder)
 
 
-def test_spoilt_shards_are_one_sentence(folder):
+def test_damaged_shards_are_one_sentence(folder):
     pack(Options(folder, shard_size=2, nj=1))
     tar = folder / "shards/recording.000001.tar"
     whole = tar.read_bytes()

@@ -76,7 +76,7 @@ def test_parts_together_make_what_one_run_makes_and_only_the_last_one_shows_it(d
     assert parts == {path.name: path.read_bytes() for path in (data / "shards").iterdir()}
 
 
-def test_killed_run_goes_on_and_a_finished_one_does_nothing(data, capsys):
+def test_killed_run_continues_and_a_finished_one_does_nothing(data, capsys):
     main(Options(data, shard_size=2, part=Part("1/2"), nj=1))
     (data / "shards.partial/.writing-1-recording.000004.tar").write_bytes(b"piece")
     (data / "shards.partial/recording.000005.tar").write_bytes(b"piece")  # its list was not yet written
@@ -97,7 +97,7 @@ def test_shards_of_other_lists_are_not_mixed_with_new_ones(data):
         main(Options(data, shard_size=2, nj=1))
 
 
-def test_audio_that_is_gone_and_a_set_that_is_not_there_end_in_a_sentence(data):
+def test_missing_audio_and_a_missing_set_end_in_a_sentence(data):
     with pytest.raises(UserError, match="no such file"):
         main(Options(data / "none", nj=1))
     write_set(data, [Entry("a", "/gone.flac", 5)])

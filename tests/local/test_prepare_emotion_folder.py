@@ -1,4 +1,4 @@
-"""Labelled recordings of one's own: a folder for each class, or a table."""
+"""Your own labelled recordings: a folder for each class, or a table."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_folders_of_classes_and_speakers(tmp_path, capsys):
     assert len(list((tmp_path / "data/all/audio").iterdir())) == 1  # the rest is used as it lies there
 
 
-def test_without_speakers_every_recording_is_one_and_that_is_told(tmp_path, capsys):
+def test_without_speakers_every_recording_counts_as_one_with_a_warning(tmp_path, capsys):
     for name in ("glad", "cross"):
         for take in range(6):
             wav(tmp_path / "corpus" / name / f"{take}.wav")
@@ -92,7 +92,7 @@ def test_another_speaker_of_the_same_recordings_is_written_everywhere(tmp_path):
         assert sorted(row.split("\t")[1] for row in rows) == [speaker, "c"]
 
 
-def test_table_that_names_what_lies_where_the_set_is_made_is_refused_and_loses_nothing(tmp_path):
+def test_table_with_a_file_in_the_new_set_is_refused_and_nothing_is_lost(tmp_path):
     recording = tmp_path / "data/all/audio/a.wav"
     wav(recording)
     wav(tmp_path / "b.wav")

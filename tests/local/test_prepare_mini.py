@@ -67,7 +67,7 @@ def test_another_seed_gives_other_speech(corpus, tmp_path):
     assert not ours & {path.read_bytes() for path in tmp_path.rglob("*.flac")}
 
 
-def test_manifests_tell_no_speaker(corpus):
+def test_manifests_name_no_speaker(corpus):
     for path in (corpus / "train").glob("*.jsonl.gz"):
         text = gzip.decompress(path.read_bytes()).decode()
         assert '"speaker"' not in text and "train-speaker" not in text

@@ -1,4 +1,4 @@
-"""The mini emotion corpus: styles that overlap, speakers in one fold each, the same bytes every time."""
+"""The mini emotion corpus: styles that overlap, speakers in one fold each, always the same bytes."""
 
 from collections import Counter
 from dataclasses import replace
@@ -40,12 +40,12 @@ def test_every_speaker_speaks_in_every_style_and_is_in_one_fold(made):
     }
 
 
-def test_neither_name_nor_order_tells_the_style(made):
+def test_neither_name_nor_order_reveals_the_style(made):
     labels = ClassTable.read(made / "all/emotions.tsv").labels.tolist()
     assert labels != sorted(labels) and labels != list(STYLES) * 3
 
 
-def test_styles_overlap_and_the_channel_moves_the_level_more(monkeypatch, tmp_path):
+def test_styles_overlap_and_the_channel_changes_the_level_more(monkeypatch, tmp_path):
     """What is asked of the synthesiser for forty speakers, and the levels that come out."""
     asked, levels = [], []
 
@@ -113,7 +113,7 @@ def test_another_number_of_folds_divides_the_speakers_again_and_synthesises_noth
 
 
 @pytest.mark.parametrize("wrong", [{"sessions": 0}, {"folds": 1}, {"speakers": 2}])
-def test_senseless_sizes_are_refused(tmp_path, wrong):
+def test_impossible_sizes_are_refused(tmp_path, wrong):
     with pytest.raises(UserError, match=r"--(sessions|folds) is \d; it must be at least"):
         main(replace(TINY, out=tmp_path / "new", **wrong))
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""Pairs of the mini corpus: its people, dry and clean, and the same bytes every time."""
+"""Pairs of the mini corpus: its speakers, dry and clean, and always the same bytes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,19 +28,19 @@ def options(tmp_path_factory) -> Options:
     return options
 
 
-def people(folder: Path) -> set[str]:
+def speakers_of(folder: Path) -> set[str]:
     return {line.split("\t")[1] for line in (folder / "speech/speakers.tsv").read_text().splitlines()[1:]}
 
 
-def test_people_of_the_three_sets_are_those_of_the_mini_corpus_and_none_is_in_two(options):
-    assert people(options.out / "train") == {"train-speaker-000", "train-speaker-001"}
-    assert people(options.out / "valid") == {"train-speaker-002"}
-    assert people(options.out / "test") == {"test-speaker-000"}
+def test_speakers_of_the_three_sets_are_those_of_the_mini_corpus_and_none_is_in_two(options):
+    assert speakers_of(options.out / "train") == {"train-speaker-000", "train-speaker-001"}
+    assert speakers_of(options.out / "valid") == {"train-speaker-002"}
+    assert speakers_of(options.out / "test") == {"test-speaker-000"}
 
 
 def test_training_utterances_may_stay_clean_and_be_mixed_later(options, tmp_path):
     main(replace(options, out=tmp_path / "pairs", mix_train=False))
-    assert not (tmp_path / "pairs/train/noisy").exists() and people(tmp_path / "pairs/train") == people(
+    assert not (tmp_path / "pairs/train/noisy").exists() and speakers_of(tmp_path / "pairs/train") == speakers_of(
         options.out / "train"
     )
     assert PairedUtterances.open(tmp_path / "pairs/valid").ids() == PairedUtterances.open(options.out / "valid").ids()
@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_bytes_and_a_second_run_does_nothing(option
         main(replace(options, train_speakers=3))
 
 
-def test_one_noise_for_both_and_sets_of_nobody_are_refused(options, tmp_path):
+def test_one_noise_for_both_and_empty_sets_are_refused(options, tmp_path):
     with pytest.raises(UserError, match="is the training noise, too"):
         main(replace(options, noise_test=options.noise, out=tmp_path / "a"))
     with pytest.raises(UserError, match="--valid-speakers is 0; it must be at least 1"):

@@ -85,7 +85,7 @@ def test_second_run_does_nothing_and_other_options_are_refused(synthetic, capsys
         prepare_noise.main(Options(out=synthetic, synthetic=True, seed=1, **SMALL))
 
 
-def test_folders_of_any_format_are_split_and_the_rest_is_made_up(tmp_path):
+def test_folders_of_any_format_are_split_and_the_rest_is_synthetic(tmp_path):
     for number in range(6):
         write_audio(tmp_path / "noises" / f"n{number}.wav", tone(200 + 100 * number, 2, 8000), 8000)
         response = np.zeros((900, 2))
@@ -108,7 +108,7 @@ def test_folders_of_any_format_are_split_and_the_rest_is_made_up(tmp_path):
     assert response[0] == 1 and response[100] == pytest.approx(0.5, abs=1e-3) and length == 101
 
 
-def test_too_few_files_are_shared_and_that_is_said(tmp_path, capsys):
+def test_too_few_files_are_shared_and_that_is_reported(tmp_path, capsys):
     files = [tmp_path / "a.wav", tmp_path / "b.wav"]
     assert split(files, 1 / 3, seed=0, kind="rirs") == (files, files)
     assert "rirs: 2 recordings are too few" in capsys.readouterr().out

@@ -87,7 +87,7 @@ def test_single_recordings_are_held_out_where_there_are_few_folders():
         split(pairs[:1], Path("/x"), 0.1, seed=1)
 
 
-def test_a_rejected_recording_takes_its_partner_along_and_both_come_back_when_it_is_mended(tree, capsys):
+def test_a_rejected_recording_takes_its_partner_along_and_both_come_back_when_it_is_fixed(tree, capsys):
     silent = tree.test_noisy_dir / "two.flac"
     whole = silent.read_bytes()
     soundfile.write(silent, np.zeros_like(soundfile.read(silent)[0]), 44_100)
@@ -122,15 +122,15 @@ def double(tree):
 
 
 @pytest.mark.parametrize(
-    "spoil, message",
+    "damage, message",
     [
         (lose, r"clean/s3/take 1.wav: .*a/noisy has no recording of this name \(1 of 10 lack a partner\)"),
         (cut, r"b/noisy/two.flac: has 9,565 samples at 16 kHz and its clean partner .*two.wav 9,601; fix or remove"),
         (double, r"take_1.flac: .*take 1.wav has the same name, s0-take_1; rename or remove one of them"),
     ],
 )
-def test_folders_that_do_not_match_are_one_sentence_and_nothing_is_made(tree, spoil, message):
-    spoil(tree)
+def test_folders_that_do_not_match_are_one_sentence_and_nothing_is_made(tree, damage, message):
+    damage(tree)
     with pytest.raises(UserError, match=message):
         main(tree)
     assert not tree.data.exists()
@@ -202,7 +202,7 @@ def test_counts_of_the_mixed_sets(mixed):
             validate_data.main(validate_data.Options(mixed.data / name / side, threads=1))
 
 
-def test_measured_ratios_are_those_asked_for_and_all_come_equally_often(mixed):
+def test_measured_ratios_are_those_asked_for_and_all_are_equally_frequent(mixed):
     for name, grid in (("train", [0, 5, 10, 15]), ("valid", [0, 5, 10, 15]), ("test", [2.5, 7.5, 12.5, 17.5])):
         conditions = read_conditions(mixed.data / name)
         for utterance, (clean, noise) in signals(mixed.data / name).items():

@@ -112,7 +112,7 @@ def test_of_the_larger_training_set_two_others_are_held_out(tmp_path):
         main(Options(tmp_path, train_set="84spk", data=tmp_path / "data", nj=1))
 
 
-def test_a_second_run_touches_nothing_and_a_killed_one_goes_on(corpus, data, capsys):
+def test_a_second_run_touches_nothing_and_a_killed_one_continues(corpus, data, capsys):
     before = times(data)
     main(Options(corpus, data=data, nj=2))
     assert "complete already, nothing to do" in capsys.readouterr().out
@@ -166,7 +166,7 @@ def lose_the_held_out(corpus):
 
 
 @pytest.mark.parametrize(
-    "spoil, message",
+    "damage, message",
     [
         (
             lose_a_partner,
@@ -179,8 +179,8 @@ def lose_the_held_out(corpus):
         (lose_the_held_out, r"trainset_28spk: must hold recordings of p226 or p287"),
     ],
 )
-def test_what_is_not_the_published_layout_is_refused_in_a_sentence_before_anything_is_made(tmp_path, spoil, message):
-    spoil(make_corpus(tmp_path, rate=16_000))
+def test_another_layout_than_published_is_refused_in_a_sentence_before_anything_is_made(tmp_path, damage, message):
+    damage(make_corpus(tmp_path, rate=16_000))
     with pytest.raises(UserError, match=message):
         main(Options(tmp_path, data=tmp_path / "data", nj=1))
     assert not (tmp_path / "data").exists()
