@@ -59,7 +59,7 @@ def test_help_lists_what_the_config_adds(data, tmp_path, capsys):
         (["--network.name", "galrr"], "'galrr' is not one of cslib/models: crn, "),
         (["--objective.name", "angular"], "'angular' is not one of cslib/objectives: ccr, "),
         (["--network.name", "pooling"], "'pooling' is not one of cslib/models: crn, "),
-        (["--objective.bank", "swop"], "objective.bank is one of swap, batch, fifo, not 'swop'"),
+        (["--objective.bank", "swop"], "objective.bank is swop; it must be "),
         (["--device", "gpu"], "--device is gpu; it must be auto, cpu or cuda"),
         (["--data", "nowhere"], "nowhere: there is no cuts.jsonl.gz in it; prepare the data first"),
         (["--noise", "nowhere"], "nowhere: there is no such noise folder"),
