@@ -244,5 +244,5 @@ def test_recipe_from_recordings_to_results(tmp_path: Path) -> None:
     # Without an encoder that can be fine-tuned it is left out, and so are its answers of before.
     without = run(tmp_path)
     assert "fine-tuning is left out: it starts from --dino" in without
-    assert "--config does nothing here" in without and "--config does nothing" not in again
+    assert "--config has no effect" in without and "--config has no effect" not in again
     assert [row["system"] for row in json.loads((exp / "results.json").read_text())["rows"]] == ["floor", "csc"]
