@@ -1,10 +1,11 @@
-"""Cluster embeddings into pseudo-labels; the number of clusters is given, or chosen without any label.
+"""Cluster embeddings into pseudo-labels. The number of clusters is given, or chosen without labels.
 
     python local/cluster_embeddings.py --embeddings exp/mini_csc/embeddings/train.scp \\
         --out exp/mini_csc/round1/pseudo_labels.tsv
 
-Writes `utterance<TAB>label` (-1 = rejected) and, beside it, clusters.json: what was weighed and what was
-chosen. Given the labels of the round before, it also says whether they have settled: a file `settled`.
+Writes `utterance<TAB>label` (-1 = rejected) and, beside it, clusters.json with the candidates and the choice. With
+--previous, it also compares the labels with those of the previous round, and writes a file `settled` if they hardly
+changed.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cslib.clustering import ClusterConfig, Clustering, cluster, compare, summary
-from cslib.config import run
+from cslib.config import UserError, run
 from cslib.data.embeddings import read_embeddings
 from cslib.data.labels import read_table, write_labels
-from cslib.files import write_json, write_lines
+from cslib.files import warn, write_json, write_lines
 
 
 @dataclass(kw_only=True)
 class Options(ClusterConfig):
-    embeddings: Path  # what extract_embeddings.py wrote for the training set, <out>.scp
+    embeddings: Path  # .scp of the training set, from extract_embeddings.py
     out: Path  # pseudo-labels to write
-    previous: Path | None = None  # pseudo-labels of the round before: how alike they are tells when to stop
-    settled_nmi: float = 0.99  # with labels so alike (1 = the same), a file `settled` is made beside the new ones
+    previous: Path | None = None  # pseudo-labels of the previous round, to compare with
+    settled_nmi: float = 0.99  # NMI with --previous (1 = identical) from which the labels count as settled
 
 
 def main(options: Options) -> None:
@@ -32,11 +33,11 @@ def main(options: Options) -> None:
     result = cluster(embeddings, options)
     show(result)
     if options.choose != "threshold" and not options.clusters:
-        tell_of_edges(result)
+        warn_at_edges(result)
     report = summary(result, options)
     if options.previous:
         report["agreement_with_previous"] = agreement = agreement_with(options.previous, ids, result)
-        print(f"like the labels of the round before: NMI {agreement['nmi']:.3f}, ARI {agreement['ari']:.3f}")
+        print(f"agreement with the previous labels: NMI {agreement['nmi']:.3f}, ARI {agreement['ari']:.3f}")
         mark_settled(options.out.with_name("settled"), agreement["nmi"], options.settled_nmi)
     write_json(options.out.with_name("clusters.json"), report)
     write_labels(options.out, ids, result.labels)
@@ -46,27 +47,30 @@ def main(options: Options) -> None:
     )
 
 
-def tell_of_edges(result: Clustering) -> None:
-    """A best number with worse ones on one side only may be no best number at all."""
+def warn_at_edges(result: Clustering) -> None:
+    """Warn when the best number of clusters is the smallest or the largest candidate: the optimum may lie beyond."""
     if result.chosen == result.table[-1]["clusters"]:
-        print("the largest candidate came out best: there may be more clusters, see --candidates, --centroids")
+        warn(
+            "the largest candidate came out best; there may be more clusters, so give larger --candidates or more "
+            "--centroids"
+        )
     elif result.chosen == result.table[0]["clusters"]:
-        print(
-            "WARNING: the smallest candidate came out best: there may be fewer clusters, see --candidates, or none at "
-            "all, as with one recording of each speaker; training on these labels then harms"
+        warn(
+            "the smallest candidate came out best; there may be fewer clusters (give smaller --candidates) or none, as "
+            "with one recording per speaker, where training on these labels is harmful"
         )
 
 
 def mark_settled(file: Path, nmi: float, enough: float) -> None:
-    """The rule that ends the rounds: no label is needed to see that the clusters no longer change."""
+    """Write `file` if the labels have settled. This stopping rule of the rounds needs no true labels."""
     file.unlink(missing_ok=True)
     if nmi >= enough:
-        write_lines(file, [f"NMI {nmi:.4f} with the round before, {enough:.4f} is enough"])
+        write_lines(file, [f"NMI {nmi:.4f} with the previous labels, at least {enough:.4f}"])
         print("the labels have settled: more rounds would change little")
 
 
 def show(result: Clustering) -> None:
-    """The candidates as a table, the chosen one marked."""
+    """Print the candidates as a table, with a mark at the chosen one."""
     columns = list(result.table[0])
     print("  ".join(f"{name:>11}" for name in columns))
     for row in result.table:
@@ -78,13 +82,15 @@ def show(result: Clustering) -> None:
 
 
 def agreement_with(previous: Path, ids: list[str], result: Clustering) -> dict[str, float]:
-    """NMI and ARI on the utterances that neither round rejected."""
+    """NMI and ARI on the utterances that neither round rejected. Raises UserError when there is no such utterance."""
     table = read_table(previous)
     pairs = [
         (label, table[name])
         for name, label in zip(ids, result.labels, strict=True)
         if label >= 0 and table.get(name, "-1") != "-1"
     ]
+    if not pairs:
+        raise UserError(f"{previous}: labels none of the utterances to compare; give the labels of the same set")
     labels, others = zip(*pairs, strict=True)
     return {name: value for name, value in compare(labels, others).items() if name != "purity"}
 

@@ -1,5 +1,6 @@
-"""Compare pseudo-labels with the true speakers. To be read by people: nothing in a recipe may depend on it, so that
-speakers that are not known are told, and no error.
+"""Compare pseudo-labels with the true speakers, as a diagnostic: no recipe depends on the result.
+
+If the speakers are not known, it prints so and exits without an error.
 
     python local/diagnose_clusters.py --labels exp/mini_csc/round1/pseudo_labels.tsv \\
         --speakers data/mini/train/speakers.tsv
@@ -19,9 +20,9 @@ from cslib.files import write_json
 
 @dataclass
 class Options:
-    labels: Path  # what cluster_embeddings.py wrote
-    speakers: Path  # data/<set>/speakers.tsv
-    out: Path | None = None  # .json to write the figures to as well
+    labels: Path  # pseudo-labels, from cluster_embeddings.py
+    speakers: Path  # data/<corpus>/<set>/speakers.tsv
+    out: Path | None = None  # .json file to write the figures to
 
 
 def main(options: Options) -> None:
@@ -29,7 +30,7 @@ def main(options: Options) -> None:
     try:
         speakers = read_speakers(options.speakers, list(table))
     except UserError as reason:
-        print(f"clusters are not compared with speakers: {reason}")
+        print(f"clusters were not compared with speakers: {reason}")
         return
     scores = compare(list(table.values()), speakers)
     clusters = len(set(table.values()))

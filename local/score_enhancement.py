@@ -1,14 +1,14 @@
-r"""Score enhanced recordings beside the clean ones, and print the mean of every measure as one line of JSON.
+r"""Score enhanced recordings against the clean ones and print the mean of every measure as one line of JSON.
 
-    python local/score_enhancement.py --clean data/voicebank/test/clean --enhanced exp/ccr/enhanced \
-        --out exp/ccr/scores.tsv
+    python local/score_enhancement.py --clean data/mini_pairs/test/clean \
+        --enhanced exp/mini_crn/ccr/enhanced/test --out exp/mini_crn/scores/ccr.tsv
 
-Files are paired by name: 16 kHz mono, as long as each other. `<measure>_ci95` is the 95 % interval of the mean over
-recordings. A file for which a measure cannot be computed is named on standard error and in the table, with the
-reason; it is counted in `failed`, and in no mean.
+Files are paired by name; they are 16 kHz mono, both of a pair of the same length. `<measure>_ci95` is the 95 % interval
+of the mean over recordings. A file for which a measure is undefined is named on standard error and in the table, with
+the reason; it is counted in `failed` and left out of all means.
 
-csig_doubly_scaled, cbak_doubly_scaled and covl_doubly_scaled are not the composite measures but what widespread
-scripts print in their place, 0.1 or 0.2 too much; they compare with tables made so, and with nothing else.
+csig_doubly_scaled, cbak_doubly_scaled and covl_doubly_scaled are not the composite measures but what widespread scripts
+report for them, 0.1 to 0.2 too high. Use them only for comparison with tables from such scripts.
 """
 
 from __future__ import annotations
@@ -19,26 +19,25 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cslib.config import UserError, run
+from cslib.config import UserError, require, run
 from cslib.evaluation.enhanced_folders import score_folders
 from cslib.evaluation.speech_quality import HEADLINE, MEASURES
 from cslib.files import warn
 
-NEAR = 0.01  # of what others found: they print two digits
+NEAR = 0.01  # accepted difference from --expected: published means have two digits
 
 
 @dataclass
 class Options:
     clean: Path  # folder of clean recordings
-    enhanced: Path  # folder of enhanced recordings, of the same names; noisy ones give the floor to beat
-    out: Path | None = None  # table of all measures of every file, with tabs between its columns
-    expected: str = ""  # means that others found for these very recordings, as pesq=1.97,stoi=0.92; others are told
-    nj: int = os.cpu_count() or 1  # processes; the result does not depend on it
+    enhanced: Path  # folder of enhanced recordings of the same names; or of the noisy ones, as a baseline
+    out: Path | None = None  # tab-separated table to write, with all measures of every file
+    expected: str = ""  # published means of these recordings, as pesq=1.97,stoi=0.92; warns of a deviation
+    nj: int = os.cpu_count() or 1  # number of processes; the result does not depend on it
 
 
 def main(options: Options) -> None:
-    if options.nj < 1:
-        raise UserError(f"--nj {options.nj}: give at least one process")
+    require(options.nj >= 1, "--nj", options.nj, "at least 1")
     expected = expected_means(options.expected)
     scores = score_folders(options.clean, options.enhanced, options.nj)
     if options.out:
@@ -52,22 +51,22 @@ def main(options: Options) -> None:
     means = scores.means()
     print(json.dumps({**means, **intervals, **counts}))
     for name, wanted in expected.items():
-        if not abs(means[name] - wanted) < NEAR:  # nor where there is no mean
+        if not abs(means[name] - wanted) < NEAR:  # a mean of NaN deviates as well
             warn(
-                f"{options.enhanced}: {name} is {means[name]:.3f}, and others found {wanted:g} for these recordings; "
-                "look at how they were resampled and paired before anything is trained on them"
+                f"{options.enhanced}: {name} is {means[name]:.3f}, but {wanted:g} was published for these recordings; "
+                "check how they were resampled and paired before you train on them"
             )
 
 
 def expected_means(text: str) -> dict[str, float]:
-    """{measure: mean} of "pesq=1.97,stoi=0.92". Raises UserError for anything else."""
+    """Parse "pesq=1.97,stoi=0.92" into {measure: mean}. Raises UserError for anything else."""
     try:
         found = {name: float(value) for name, value in (part.split("=") for part in text.split(",") if part)}
     except ValueError:
-        raise UserError(f"--expected {text}: write it as pesq=1.97,stoi=0.92") from None
+        raise UserError(f"--expected is {text}; it must be written as pesq=1.97,stoi=0.92") from None
     if unknown := set(found) - set(MEASURES):
         raise UserError(
-            f"--expected: there is no measure {', '.join(sorted(unknown))}; there are: {', '.join(MEASURES)}"
+            f"--expected: there is no measure {', '.join(sorted(unknown))}; the measures are {', '.join(MEASURES)}"
         )
     return found
 

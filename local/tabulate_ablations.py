@@ -1,9 +1,9 @@
-"""Put the runs of an ablation study into one markdown table: what every arm is worth beside the first one.
+"""Tabulate the runs of an ablation study in Markdown: the EER of every arm, and its difference from the first arm.
 
     python local/tabulate_ablations.py --out exp/ablations/table.md \\
         --runs exp/ablations/attention_1,exp/ablations/mean_1,exp/ablations/attention_2,exp/ablations/mean_2
 
-A run's arm is the `method` of its results.json. Arms have the same seeds and the same trial lists.
+The arm of a run is the `method` of its results.json. All arms must have the same seeds and trial lists.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from cslib.evaluation.bootstrap import over_seeds
 from cslib.evaluation.run_folders import drawn_rates, scored_path
 from cslib.files import read_json, write_lines
 
-# What trainings log, and what diagnose_clusters.py writes of their labels; whatever a run has becomes a column.
-HEALTH = {
+# Quantities that trainings log, and that diagnose_clusters.py computes of labels; those that a run has become columns.
+DIAGNOSTICS = {
     "si_snr_improvement": "SI-SNR improvement, dB",
     "mi_bound": "MI bound, nats",
     "nearest_identity": "nearest identity",
@@ -31,15 +31,15 @@ HEALTH = {
     "retrieval": "retrieval",
     "effective_rank": "effective rank",
     "accuracy": "accuracy on its labels",
-    "kept": "labels believed",
+    "kept": "labels kept",
 }
 LABELS = {"clusters": "clusters", "nmi": "NMI", "purity": "purity"}
 
 
 @dataclass
 class Options:
-    runs: str  # run folders, with commas between; each arm is compared with that of the first one
-    out: Path  # markdown file
+    runs: str  # run folders, separated by commas; every arm is compared with that of the first run
+    out: Path  # Markdown file to write
 
 
 def main(options: Options) -> None:
@@ -60,13 +60,13 @@ def arms_of(folders: list[Path]) -> dict[str, dict[int, Path]]:
         if arms[arm].keys() != arms[reference].keys():
             raise UserError(
                 f"--runs: {arm} has the seeds {_listed(arms[arm])}, and {reference} "
-                f"{_listed(arms[reference])}; give the same ones of every arm"
+                f"{_listed(arms[reference])}; give runs of the same seeds for every arm"
             )
-    return {arm: dict(sorted(runs.items())) for arm, runs in arms.items()}  # stacked, they pair by seed
+    return {arm: dict(sorted(runs.items())) for arm, runs in arms.items()}  # sorted, so that arms pair by seed
 
 
 def table(arms: dict[str, dict[int, Path]]) -> list[str]:
-    """A line for every arm, made column by column."""
+    """Lines of Markdown, one for every arm."""
     reference, *_ = arms
     first_run = next(iter(arms[reference].values()))
     lists = [
@@ -79,14 +79,14 @@ def table(arms: dict[str, dict[int, Path]]) -> list[str]:
     ]
     for trials in lists:
         columns += [rates(arms, trials), differences(arms, trials)]
-    columns += [health(arms, name) for name in HEALTH] + [of_labels(arms, name) for name in LABELS]
+    columns += [diagnostics(arms, name) for name in DIAGNOSTICS] + [of_labels(arms, name) for name in LABELS]
     columns = [column for column in columns if any(column[1:]) or not column[0]]
     header, *lines = zip(*columns, strict=True)
     return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
 
 
 def rates(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
-    """Column: mean EER over the seeds, and that of each seed."""
+    """Column: mean EER over the seeds, and the EER of each seed."""
     cells = [f"EER % {trials} (each seed)"]
     for arm, runs in arms.items():
         found = [read_json(scored_path(run, arm, trials))["row"]["eer"] for run in runs.values()]
@@ -95,7 +95,7 @@ def rates(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
 
 
 def differences(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
-    """Column: EER minus that of the first arm, and its 95 % interval over seeds and test speakers."""
+    """Column: difference in EER from the first arm, and its 95 % interval over seeds and test speakers."""
     reference, *others = arms
     drawn = {
         arm: np.stack([drawn_rates(scored_path(run, arm, trials)) for run in runs.values()])
@@ -103,21 +103,21 @@ def differences(arms: dict[str, dict[int, Path]], trials: str) -> list[str]:
     }
     cells = [f"minus {reference}, {trials}", ""]
     for arm in others:
-        value, low, high = over_seeds(drawn[arm] - drawn[reference])  # both of one draw
+        value, low, high = over_seeds(drawn[arm] - drawn[reference])  # paired draws
         cells.append(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
     return cells
 
 
-def health(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
-    """Column: what the trainings logged last, mean over the seeds; empty where they do not log it."""
+def diagnostics(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
+    """Column: the last logged value, mean over the seeds; empty where it is not logged."""
     return [
-        HEALTH[name],
+        DIAGNOSTICS[name],
         *(_mean([_last_line(run / "log.jsonl").get(name) for run in runs.values()]) for runs in arms.values()),
     ]
 
 
 def of_labels(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
-    """Column: what the pseudo-labels are like, mean over the seeds; empty where there are none."""
+    """Column: a diagnostic of the pseudo-labels, mean over the seeds; empty where there are none."""
     files = {arm: [run / "diagnosis.json" for run in runs.values()] for arm, runs in arms.items()}
     return [
         LABELS[name],
@@ -133,19 +133,19 @@ def notes(arms: dict[str, dict[int, Path]]) -> list[str]:
     reference, *_ = arms
     lines = [
         f"EER by cosine, mean over the seeds {_listed(arms[reference])}. Differences are in percentage",
-        "points, positive is worse; in brackets their 95 % interval over seeds and test speakers, drawn anew",
-        f"{run_folders.DRAWS} times, alike for both arms. The last columns are means over the last logged steps of",
-        "training. The bound is at most log N of the N identities told apart: compare it, and the nearest",
-        "identity, between arms of the same N only.",
+        "points, positive is worse; in brackets their 95 % interval over seeds and test speakers, resampled",
+        f"{run_folders.DRAWS} times, paired between arms. The last columns are means over the last logged steps of",
+        "training. The MI bound is at most log N for N identities: compare it, and the nearest identity,",
+        "only between arms of the same N.",
     ]
     labelled = [arm for arm, runs in arms.items() if is_supervised(runs)]
     if labelled:
-        lines += ["", f"**Trained with true speaker labels: {', '.join(labelled)}.** No other arm saw any."]
+        lines += ["", f"**Trained with true speaker labels: {', '.join(labelled)}.** All other arms are label-free."]
     return lines
 
 
 def is_supervised(runs: dict[int, Path]) -> bool:
-    """Whether true speakers were trained on, as the configs of the runs say."""
+    """Whether the runs trained on true speaker labels, according to their configs."""
     return any(load_yaml(folder / "config.yaml")["objective"].get("identity") == "speaker" for folder in runs.values())
 
 

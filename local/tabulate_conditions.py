@@ -1,13 +1,12 @@
-r"""Equal error rates of adverse trials by how adverse they are, and what enhancement is worth to them.
+r"""Tabulate equal error rates of adverse trials by SNR and interferers, with and without enhancement.
 
     bash egs/voxceleb/run.sh --exp exp/mini_csc --enhance none=A/final.pt,ccr=B/final.pt
     python local/tabulate_conditions.py --runs exp/mini_csc --out table.md
 
-Prints a Markdown table for each system: a line for every kind of trials, a column for the recordings as they are and
-one for each network that enhanced them. Rates are means over the runs, which are those of several seeds; beside them
-stands the difference to the recordings as they are, or to those that the network --base enhanced, with its interval
-over seeds and test speakers. A trial has two recordings: its SNR is the lower one of the two, and talkers interfere in
-none, one or both.
+Prints a Markdown table for each system: a line for every group of trials, a column for the unprocessed recordings and
+one for each network that enhanced them. Rates are means over the runs, one per seed. Beside them stands the difference
+from the unprocessed recordings, or from those enhanced by the network --base, with its 95 % interval over seeds and
+test speakers. The SNR of a trial is the lower one of its two recordings; other speakers interfere in none, one or both.
 """
 
 from __future__ import annotations
@@ -21,22 +20,23 @@ import numpy as np
 from cslib.config import UserError, run
 from cslib.data.trials import Trials, read_trials
 from cslib.evaluation.bootstrap import drawn_eers, over_seeds
+from cslib.evaluation.run_folders import scored_path
 from cslib.evaluation.score_files import read_scores
 from cslib.evaluation.speakers import read_speakers
 from cslib.files import progress, read_json, write_lines
 
 EDGES = (0.0, 5.0, 10.0, 15.0)  # dB
 INTERFERERS = ("none", "in one", "in both")
-ADVERSE = "adverse"  # the list of recordings as they are; adverse_NAME are those that NAME enhanced
+ADVERSE = "adverse"  # the list of unprocessed recordings; adverse_NAME is that of recordings enhanced by NAME
 
 
 @dataclass
 class Options:
-    runs: str  # run folders of egs/voxceleb, one for each seed, with commas between
-    systems: str = ""  # csc, dino, round1, final, ..., with commas between; without it all that the runs have
-    enhancers: str = ""  # columns, names of --enhance with commas between; without it all that the runs have
-    base: str = ""  # name of the enhancer that the others are compared with; without it the recordings as they are
-    out: Path | None = None  # Markdown file; it is printed without
+    runs: str  # run folders of egs/voxceleb, one per seed, separated by commas
+    systems: str = ""  # csc, dino, round1, final, ..., separated by commas (default: all that the runs have)
+    enhancers: str = ""  # names of --enhance, separated by commas, as columns (default: all that the runs have)
+    base: str = ""  # enhancer to compare the others with (default: the unprocessed recordings)
+    out: Path | None = None  # Markdown file to write as well
 
 
 def main(options: Options) -> None:
@@ -56,7 +56,7 @@ def main(options: Options) -> None:
 
 
 def scored_lists(folder: Path) -> dict[str, list[str]]:
-    """Of each system of a run its adverse lists, the one of recordings as they are first."""
+    """{system: its adverse lists} of a run; the list of unprocessed recordings is first."""
     results = read_json(folder / "results.json")
     found: dict[str, list[str]] = {}
     for row in results["rows"]:
@@ -68,7 +68,7 @@ def scored_lists(folder: Path) -> dict[str, list[str]]:
 
 
 def columns(folder: Path, found: list[str], options: Options) -> tuple[list[str], str]:
-    """The lists that are shown, the one of recordings as they are first, and the one that the others are compared with.
+    """The lists to show, that of unprocessed recordings first, and the list to compare the others with.
 
     Raises UserError when the run has no such list.
     """
@@ -93,7 +93,7 @@ def table(runs: list[Path], system: str, lists: list[str], base: str) -> list[st
     pairs = speakers[trials.enrol_index], speakers[trials.test_index]
     scores = {name: [_scores(folder, system, name, trials) for folder in runs] for name in lists}
     lines = [
-        "| trials | targets | non-targets | as they are | "
+        "| trials | targets | non-targets | unprocessed | "
         + " | ".join(name.removeprefix(f"{ADVERSE}_") for name in lists[1:])
         + " |",
         "|---" * (3 + len(lists)) + "|",
@@ -101,7 +101,7 @@ def table(runs: list[Path], system: str, lists: list[str], base: str) -> list[st
     for group, chosen in progress(trial_groups(trials, source.parents[1] / "conditions.tsv").items(), system):
         targets = trials.targets[chosen]
         cells = [group, f"{targets.sum():,}", f"{(~targets).sum():,}"]
-        if targets.all() or not targets.any():  # with a single class there is no error rate
+        if targets.all() or not targets.any():  # with a single class, no error rate is defined
             cells += len(lists) * ["-"]
         else:
             drawn = {
@@ -124,30 +124,29 @@ def _difference(drawn: np.ndarray, base: np.ndarray) -> str:
 
 
 def _scored(folder: Path, system: str, name: str) -> dict:
-    return read_json(folder / "scores" / f"{system}_{name}_cosine.json")
+    return read_json(scored_path(folder, system, name))
 
 
 def _scores(folder: Path, system: str, name: str, trials: Trials) -> np.ndarray:
-    """float [n] of these trials. Raises UserError when the run was scored on others."""
+    """Scores float [n] of these trials. Raises UserError when the run was scored on others."""
     return read_scores(folder / "scores" / _scored(folder, system, name)["score_file"], trials)
 
 
 def trial_groups(trials: Trials, conditions: Path) -> dict[str, np.ndarray]:
-    """Name -> bool [n], which trials are of the group. Raises UserError when a recording has no conditions."""
+    """{group: bool [n], which trials it has}. Raises UserError when a recording has no conditions."""
     try:
         with open(conditions, encoding="utf-8", newline="") as file:
             known = {
                 row["utterance"]: (float(row["snr"]), row["interferer"] != "-")
                 for row in csv.DictReader(file, delimiter="\t")
             }
-        snr, talker = np.array([known[name] for name in trials.ids]).T
+        snr, interfered = np.array([known[name] for name in trials.ids]).T
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{conditions}: not the conditions of these trials ({error}); give conditions.tsv of the set "
-            "that they are of"
+            f"{conditions}: not the conditions of these trials ({error}); restore the conditions.tsv of their set"
         ) from None
     worse = np.minimum(snr[trials.enrol_index], snr[trials.test_index])
-    count = talker[trials.enrol_index] + talker[trials.test_index]
+    count = interfered[trials.enrol_index] + interfered[trials.test_index]
     groups = {"all": np.ones(len(trials), bool)}
     for low, high in zip(EDGES, EDGES[1:], strict=False):
         last = high == EDGES[-1]

@@ -1,10 +1,10 @@
-r"""Enhancement runs of several seeds and networks in two Markdown tables: measures by system, and who gains over whom.
+r"""Tabulate enhancement runs of several seeds and networks in Markdown: measures by system, and gains between systems.
 
     python local/tabulate_enhancement.py --runs exp/mini_crn_1,exp/mini_crn_2,exp/mini_crn_3 --out table.md
 
-A gain is the mean over recordings and seeds of the difference of two systems that were trained alike; its interval is
-a bootstrap over recordings, paired. It tells how far other recordings would move the gain; how far another seed
-would is told by the gains of the single seeds beside it.
+A gain is the mean over recordings and seeds of the difference between two systems of the same run. Its 95 % interval,
+by a paired bootstrap over recordings, covers the choice of recordings; the gains of the single seeds beside it show the
+effect of the training seed.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ GAINS = ("pesq", "si_sdr")
 
 @dataclass
 class Options:
-    runs: str  # run folders of egs/voicebank, with commas between
-    out: Path | None = None  # Markdown file; it is printed without
+    runs: str  # run folders of egs/voicebank, separated by commas
+    out: Path | None = None  # Markdown file to write as well
 
 
 def main(options: Options) -> None:
     runs = {Path(name): read_json(Path(name) / "results.json") for name in options.runs.split(",")}
     if any("over_none" not in results for results in runs.values()):
-        raise UserError("--runs: give folders of egs/voicebank, with its results.json")
+        raise UserError("--runs: give folders of egs/voicebank, each with a results.json")
     groups = alike(runs)
     lines = [*measures_table(runs, groups), "", *gains_table(groups)]
     print("\n".join(lines))
@@ -54,9 +54,9 @@ def main(options: Options) -> None:
 
 
 def alike(runs: dict[Path, dict[str, Any]]) -> dict[str, list[Path]]:
-    """Runs that differ in their seeds alone, under a name: the network, and all else in which these runs are not alike.
+    """{name: runs that differ only in their seeds}; the name is the network and whatever else differs between groups.
 
-    Raises UserError when two of them have the same seed.
+    Raises UserError when two runs of a group have the same seed.
     """
     parts = {
         folder: (
@@ -74,8 +74,7 @@ def alike(runs: dict[Path, dict[str, Any]]) -> dict[str, list[Path]]:
         for other in groups.setdefault(name, []):
             if runs[other].get("seed") == runs[folder].get("seed") is not None:
                 raise UserError(
-                    f"--runs: {other} and {folder} are both {name} of seed {runs[folder]['seed']}, and "
-                    "means are over seeds; give one of them"
+                    f"--runs: {other} and {folder} are both {name} of seed {runs[folder]['seed']}; give one of them"
                 )
         groups[name].append(folder)
     return groups
@@ -86,7 +85,7 @@ def _length(results: dict[str, Any]) -> str:
 
 
 def measures_table(runs: dict[Path, dict[str, Any]], groups: dict[str, list[Path]]) -> list[str]:
-    """A line for each group of runs and system: means over the seeds, and the PESQ of each seed."""
+    """A line for each group of runs and each system: means over the seeds, and the PESQ of each seed."""
     lines = [
         "| network | system | " + " | ".join(HEADLINE) + " | PESQ of each seed |",
         "|---" * (3 + len(HEADLINE)) + "|",
@@ -102,7 +101,7 @@ def measures_table(runs: dict[Path, dict[str, Any]], groups: dict[str, list[Path
 
 
 def gains_table(groups: dict[str, list[Path]]) -> list[str]:
-    """A line for each group of runs and pair of systems that they have."""
+    """A line for each group of runs and each pair of systems that it has."""
     lines = [
         "| network | gain | " + " | ".join(f"{name}, mean [95 %] | {name} of each seed" for name in GAINS) + " |",
         "|---" * (2 + 2 * len(GAINS)) + "|",
@@ -112,10 +111,10 @@ def gains_table(groups: dict[str, list[Path]]) -> list[str]:
             tables = [[path / "scores" / f"{system}.tsv" for system in (better, base)] for path in folders]
             there = [all(path.exists() for path in pair) for pair in tables]
             if any(there) and not all(there):
-                print(f"{name}: not all runs have {better} and {base}; that gain is left out", file=sys.stderr)
+                print(f"{name}: not all runs have {better} and {base}; this gain is left out", file=sys.stderr)
             elif all(there):
                 if len({tuple(Scores.read(pair[0]).names) for pair in tables}) > 1:
-                    raise UserError(f"--runs: those of {name} were tested on different sets; tabulate them apart")
+                    raise UserError(f"--runs: those of {name} were tested on different sets; tabulate them separately")
                 gains = [gains_of(*pair) for pair in tables]
                 cells = (cell for column in range(len(GAINS)) for cell in _cells(np.stack(gains)[:, :, column]))
                 lines.append(f"| {name} | {better} over {base} | " + " | ".join(cells) + " |")
@@ -123,15 +122,15 @@ def gains_table(groups: dict[str, list[Path]]) -> list[str]:
 
 
 def gains_of(better: Path, base: Path) -> np.ndarray:
-    """[recordings, GAINS]; NaN where either lacks a measure."""
+    """Differences [recordings, GAINS]; NaN where either system lacks a measure."""
     ours, theirs = Scores.read(better), Scores.read(base)
     if ours.names != theirs.names:
-        raise UserError(f"{better} and {base} are of other recordings; score them again")
+        raise UserError(f"{better} and {base} were scored on different recordings; score them again")
     return (ours.values - theirs.values)[:, [MEASURES.index(name) for name in GAINS]]
 
 
 def _cells(gains: np.ndarray) -> tuple[str, str]:
-    """Of gains [seeds, recordings]: their mean with its interval, and the mean of each seed."""
+    """The mean of gains [seeds, recordings] with its interval, and the mean of each seed."""
     whole = gains[:, np.isfinite(gains).all(axis=0)]
     if not whole.size:
         return "-", "-"

@@ -1,4 +1,4 @@
-"""Put several runs (seeds, methods) into one markdown table, for RESULTS.md.
+"""Tabulate several runs, of different seeds or methods, in Markdown.
 
 python local/tabulate_runs.py --runs exp/mini_csc_1,exp/mini_csc_2,exp/mini_csc_3 --out table.md
 python local/tabulate_runs.py --layout starts --runs exp/mini_csc_1,exp/mini_dino_1 --out starts.md
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cslib.config import UserError, run
+from cslib.config import require, run
 from cslib.evaluation.bootstrap import over_seeds
 from cslib.evaluation.run_folders import drawn_rates, scored_path
 from cslib.files import read_json, write_lines
@@ -24,22 +24,21 @@ KEYS = ("corpus", "method", "system", "trials", "scoring")
 
 @dataclass
 class Options:
-    runs: str  # run folders, each with a results.json, with commas between
-    out: Path  # markdown file
-    layout: str = "systems"  # systems: a line for each | starts: a line for each method, a column for each system
+    runs: str  # run folders, each with a results.json, separated by commas
+    out: Path  # Markdown file to write
+    layout: str = "systems"  # systems: a line per system | starts: a line per method, a column per system
 
 
 def main(options: Options) -> None:
     runs = {Path(folder): read_json(Path(folder) / "results.json") for folder in options.runs.split(",")}
-    if options.layout not in LAYOUTS:
-        raise UserError(f"--layout is {' or '.join(LAYOUTS)}, not {options.layout!r}")
+    require(options.layout in LAYOUTS, "--layout", options.layout, " or ".join(LAYOUTS))
     lines = LAYOUTS[options.layout](runs)
     write_lines(options.out, lines)
     print("\n".join(lines))
 
 
 def table(runs: dict[Path, dict[str, Any]]) -> list[str]:
-    """A line for every system, trial list and scoring: means over the runs that have it, and each EER."""
+    """A line for every system, trial list and scoring: means over the runs that have it, and the EER of each seed."""
     groups = defaultdict(list)
     for one in runs.values():
         for row in one["rows"]:
@@ -60,9 +59,9 @@ def _cells(group: list[tuple[int, dict[str, Any]]]) -> list[str]:
 
 
 def starts(runs: dict[Path, dict[str, Any]]) -> list[str]:
-    """What the rounds make of each start: a line for every method and trial list.
+    """A line for every method, from which the rounds start, and trial list; a column for every system.
 
-    EER by cosine, mean over the seeds, with its 95 % interval over seeds and test speakers.
+    Cells: EER by cosine, mean over the seeds, with its 95 % interval over seeds and test speakers.
     """
     scored: dict[tuple[str, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for folder, one in runs.items():

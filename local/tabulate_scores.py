@@ -1,6 +1,6 @@
-r"""Several tables of score_enhancement.py as one in Markdown, a line for each.
+r"""Tabulate the means of several score tables of score_enhancement.py in Markdown, one line each.
 
-python local/tabulate_scores.py --scores exp/mini_crn_weights/cr_1.tsv,exp/mini_crn_weights/cr_2.tsv --out table.md
+python local/tabulate_scores.py --scores exp/mini_crn/scores/none.tsv,exp/mini_crn/scores/ccr.tsv --out table.md
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from cslib.files import write_lines
 
 @dataclass
 class Options:
-    scores: str  # tables of the same recordings, with commas between; each is called after its file, or path
-    out: Path | None = None  # Markdown file; it is printed without
+    scores: str  # tables of the same recordings, separated by commas; a line is named after its file
+    out: Path | None = None  # Markdown file to write as well
 
 
 def main(options: Options) -> None:
     paths = [Path(name) for name in options.scores.split(",")]
-    unlike = len({path.stem for path in paths}) == len(paths)
-    scores = {path.stem if unlike else str(path): Scores.read(path) for path in paths}
+    distinct = len({path.stem for path in paths}) == len(paths)
+    scores = {path.stem if distinct else str(path): Scores.read(path) for path in paths}
     whole = measured_in_all(scores)
     lines = [
-        "| of | " + " | ".join(HEADLINE) + " | PESQ, 95 % | recordings | failed |",
+        "| system | " + " | ".join(HEADLINE) + " | PESQ, 95 % | recordings | failed |",
         "|---" * (len(HEADLINE) + 4) + "|",
     ]
     lines += [row(name, found.only(whole), len(found.failures())) for name, found in scores.items()]
@@ -36,7 +36,7 @@ def main(options: Options) -> None:
 
 
 def row(name: str, scores: Scores, failed: int) -> str:
-    """Means over the recordings, which have all measures in every table."""
+    """A line of the table: means over the recordings that have all measures in every table."""
     means, (low, high) = scores.means(), scores.intervals()["pesq"]
     return (
         f"| {name} | "

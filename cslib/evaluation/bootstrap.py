@@ -1,8 +1,8 @@
 """Confidence intervals of the EER by a bootstrap over speakers.
 
-Trials that share a speaker are not independent, so resampling trials would claim too much. Speakers are
-drawn with replacement instead (the subsets bootstrap of Bolle, Ratha and Pankanti 2004). A trial between
-speakers drawn a and b times then counts a * b times, one within a speaker drawn a times counts a times.
+Trials that share a speaker are not independent, so that resampling trials would give intervals that are too narrow.
+Instead, speakers are drawn with replacement (the subsets bootstrap of Bolle, Ratha and Pankanti 2004). A trial of two
+speakers drawn a and b times counts a * b times, a same-speaker trial of a speaker drawn a times counts a times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from cslib.evaluation.error_rates import checked, eer_of_curve, equal_error_rate
 
-REPLICATES = 300  # chance moves the ends by about 4 % of the width; 2 s for 580,000 trials
+REPLICATES = 300  # the ends vary by about 4 % of the width; takes 2 s for 580,000 trials
 
 
 def eer_interval(
@@ -24,25 +24,25 @@ def eer_interval(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % percentile interval (low, high) of the EER in percent.
+    """95 % percentile interval (low, high) of the EER in percent.
 
     scores, targets                 [n] as for `equal_error_rate`
-    enrol_speakers, test_speakers   [n] integer numbers of the two speakers of a trial, from 0
+    enrol_speakers, test_speakers   int [n] numbers of the two speakers of each trial, from 0
     Raises ValueError as `equal_error_rate` does, and when there are fewer than two speakers.
     """
     scores, targets = checked(scores, targets)
     speakers = np.unique(np.concatenate([enrol_speakers, test_speakers]))
     if len(speakers) < 2:
-        raise ValueError("a bootstrap over speakers needs at least two of them")
+        raise ValueError("a bootstrap over speakers needs at least two speakers")
     enrol, test = np.searchsorted(speakers, enrol_speakers), np.searchsorted(speakers, test_speakers)
     thresholds = np.append(np.unique(scores), np.inf)
     classes = [_Class(scores[mask], enrol[mask], test[mask], thresholds) for mask in (targets, ~targets)]
     rng = np.random.default_rng(seed)
-    rates = []
+    rates: list[float] = []
     while len(rates) < replicates:
         times = np.bincount(rng.integers(len(speakers), size=len(speakers)), minlength=len(speakers))
         rejected_targets, rejected_nontargets = (one.rejected(times.astype(np.float64)) for one in classes)
-        if rejected_targets[-1] and rejected_nontargets[-1]:  # few speakers: some draws leave one class empty
+        if rejected_targets[-1] and rejected_nontargets[-1]:  # with few speakers, some draws leave a class empty
             rates.append(_weighted_eer(classes, rejected_targets, rejected_nontargets))
     low, high = np.quantile(rates, [0.025, 0.975])
     return float(low), float(high)
@@ -51,11 +51,11 @@ def eer_interval(
 def drawn_eers(
     scores: np.ndarray, targets: np.ndarray, enrol_speakers: np.ndarray, test_speakers: np.ndarray, draws: int = 200
 ) -> np.ndarray:
-    """EER in percent, float [1 + draws]: of all speakers, then of those of each draw; arguments as of `eer_interval`.
+    """EER in percent, float [1 + draws]: over all speakers, then over those of each draw. Arguments as `eer_interval`.
 
-    Who is drawn depends on the trials alone, so that differences between two systems are of equal speakers.
+    The draws depend on the trials alone, so that differences between two systems are paired.
     """
-    # Of a single replicate both ends of the interval are its EER; its seed alone decides who is drawn.
+    # Both ends of the interval of a single replicate are its EER, and its seed alone decides the draw.
     return np.array(
         [
             equal_error_rate(scores, targets),
@@ -68,7 +68,7 @@ def drawn_eers(
 
 
 def over_seeds(drawn: np.ndarray) -> tuple[float, float, float]:
-    """Mean over the seeds of [seeds, 1 + draws], and its 95 % interval over seeds and test speakers."""
+    """Mean over seeds of values [seeds, 1 + draws], and its 95 % interval (low, high) over seeds and test speakers."""
     seeds = np.random.default_rng(0).integers(len(drawn), size=drawn.shape)
     low, high = np.quantile(np.take_along_axis(drawn, seeds, axis=0)[:, 1:].mean(0), [0.025, 0.975])
     return float(drawn[:, 0].mean()), float(low), float(high)
@@ -77,7 +77,7 @@ def over_seeds(drawn: np.ndarray) -> tuple[float, float, float]:
 class _Class:
     """The trials of one class, sorted by score once for all replicates.
 
-    below   [thresholds] how many trials score less than each threshold
+    below   int [thresholds], number of trials that score below each threshold
     """
 
     def __init__(self, scores: np.ndarray, enrol: np.ndarray, test: np.ndarray, thresholds: np.ndarray) -> None:
@@ -87,14 +87,14 @@ class _Class:
         self.below = np.searchsorted(scores[order], thresholds)
 
     def rejected(self, times: np.ndarray) -> np.ndarray:
-        """[n + 1] weight of the 0, 1, ... lowest trials when speaker s was drawn times[s] times."""
+        """[n + 1] total weight of the 0, 1, ... lowest trials if speaker s was drawn times[s] times."""
         weights = times[self.enrol] * times[self.test]
         weights[self.within] = times[self.enrol[self.within]]
         return np.concatenate([[0.0], np.cumsum(weights)])
 
 
 def _weighted_eer(classes: list[_Class], rejected_targets: np.ndarray, rejected_nontargets: np.ndarray) -> float:
-    """EER in percent; as the rates are monotone, the crossing is found by bisection of the thresholds."""
+    """EER in percent. The rates are monotone, so that bisection of the thresholds finds their crossing."""
     targets, nontargets = classes
 
     def frr(at: int | slice) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""What the answers of a classifier are worth, from its confusion matrix, with a bootstrap over speakers.
+"""Measures of a classifier from its confusion matrix, with a bootstrap over speakers.
 
-Utterances of one speaker are not independent, so speakers are drawn, each with all of its utterances.
+Utterances of one speaker are not independent, so that the bootstrap draws speakers, each with all its utterances.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 MEASURES = ("micro_f1", "macro_f1", "uar")
-REPLICATES = 2000  # of the bootstrap: chance moves the ends by about 2 % of the width
+REPLICATES = 2000  # of the bootstrap; the ends of intervals vary by about 2 % of the width
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """int64 [classes, classes]: how many utterances of each class (rows) were taken for each class (columns).
+    """int64 [classes, classes]: number of utterances by true class (rows) and predicted class (columns).
 
     truth, predicted  [n] int, 0..classes-1
     """
@@ -23,10 +23,10 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
 def measures(confusions: np.ndarray) -> np.ndarray:
     """[..., K, K] -> [..., 3] of MEASURES, in percent.
 
-    micro_f1  share of right answers: with one class an utterance precision, recall and accuracy over all are the same
-    macro_f1  mean over the classes of 2 hits / (utterances of the class + answers with it)
-    uar       unweighted average recall: mean over the classes of hits / utterances of the class
-    A class without an utterance counts in no uar, and without an answer either in no macro_f1.
+    micro_f1  F1 over all utterances; with one class per utterance it equals the accuracy
+    macro_f1  mean over classes of F1 = 2 hits / (utterances of the class + predictions of the class)
+    uar       unweighted average recall: mean over classes of hits / utterances of the class
+    A class without utterances is left out of uar; one without utterances and predictions is left out of macro_f1.
     """
     confusions = np.asarray(confusions, dtype=np.float64)
     hits = np.diagonal(confusions, axis1=-2, axis2=-1)
@@ -37,7 +37,7 @@ def measures(confusions: np.ndarray) -> np.ndarray:
 
 
 def _mean_where(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of parts / wholes, where there is a whole."""
+    """Mean over the last axis of parts / wholes, leaving out wholes of 0."""
     present = wholes > 0
     return (parts / np.where(present, wholes, 1)).sum(-1) / present.sum(-1)
 
@@ -50,14 +50,14 @@ def drawn_measures(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> np.ndarray:
-    """[replicates, 3] of MEASURES, each over speakers drawn with replacement.
+    """[replicates, 3]: MEASURES over each draw of speakers with replacement.
 
-    speakers  [n] of any kind; for equal ones the draws are equal, so that two systems can be compared draw by draw
+    speakers  [n] of any type. Equal speakers give equal draws, so that two systems can be compared draw by draw
     Raises ValueError when there are fewer than two speakers.
     """
     names, numbers = np.unique(speakers, return_inverse=True)
     if len(names) < 2:
-        raise ValueError("a bootstrap over speakers needs at least two of them")
+        raise ValueError("a bootstrap over speakers needs at least two speakers")
     cells = np.ravel_multi_index((numbers, truth, predicted), (len(names), classes, classes))
     by_speaker = np.bincount(cells, minlength=len(names) * classes**2).reshape(len(names), -1).astype(np.float64)
     rng = np.random.default_rng(seed)
@@ -69,5 +69,5 @@ def drawn_measures(
 
 
 def interval(drawn: np.ndarray) -> np.ndarray:
-    """[replicates, ...] -> [..., 2]: the 95 % percentile interval (low, high)."""
+    """Draws [replicates, ...] -> 95 % percentile interval (low, high) [..., 2]."""
     return np.moveaxis(np.quantile(drawn, [0.025, 0.975], axis=0), 0, -1)

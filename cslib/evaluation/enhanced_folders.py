@@ -1,4 +1,4 @@
-"""Score a folder of enhanced recordings beside the folder of their clean partners."""
+"""Score a folder of enhanced recordings against the folder of the clean ones."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cslib.parallel import in_order
 
 Result = TypeVar("Result")
 
-REPLICATES = 2000  # of the bootstrap: chance moves the ends by about 2 % of the width
-HELD = 4_000_000  # numbers that the bootstrap holds at once
+REPLICATES = 2000  # of the bootstrap; the ends of intervals vary by about 2 % of the width
+HELD = 4_000_000  # values that the bootstrap holds at once
 
 
 class Pair(NamedTuple):
-    """A recording and its enhanced version, of one name within their folders, without the ending."""
+    """A clean recording and the enhanced one, of the same name within their folders; name has no suffix."""
 
     name: str
     clean: Path
@@ -33,11 +33,11 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What every pair scored.
+    """The measures of every pair.
 
     names     [n]
-    values    [n, len(MEASURES)]; NaN where a measure has no value
-    reasons   [n] why some measures have none; empty for a pair that has all
+    values    [n, len(MEASURES)]; NaN where a measure is undefined
+    reasons   [n] why measures are undefined; empty for a pair that has all measures
     """
 
     names: list[str]
@@ -45,11 +45,11 @@ class Scores:
     reasons: list[str]
 
     def failures(self) -> list[tuple[str, str]]:
-        """(name, reason) of the pairs that lack a measure. They count in no mean."""
+        """(name, reason) of each pair that lacks a measure. Such pairs are left out of all means."""
         return [(name, reason) for name, reason in zip(self.names, self.reasons, strict=True) if reason]
 
     def only(self, kept: np.ndarray) -> Scores:
-        """Of the pairs bool [n] alone."""
+        """The scores of the pairs that `kept`, bool [n], marks."""
         return Scores(
             [name for name, keep in zip(self.names, kept, strict=True) if keep],
             self.values[kept],
@@ -57,19 +57,19 @@ class Scores:
         )
 
     def means(self) -> dict[str, float]:
-        """Each measure's mean, all over the same pairs: those that have every measure."""
+        """{measure: mean} over the pairs that have every measure."""
         return dict(zip(MEASURES, self._whole().mean(axis=0).tolist(), strict=True))
 
     def intervals(self, replicates: int = REPLICATES, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """The 95 % percentile interval (low, high) of each mean, by a bootstrap over the pairs.
+        """{measure: 95 % percentile interval (low, high) of its mean}, by a bootstrap over the pairs.
 
-        It tells how far other recordings of the same kind would move the mean, not another training would.
+        It covers the choice of recordings, not that of the training seed.
         """
         low, high = np.quantile(resampled_means(self._whole(), replicates, seed), [0.025, 0.975], axis=0)
         return dict(zip(MEASURES, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
     def write(self, path: Path) -> None:
-        """A table with tabs between the columns, one line a pair; "-" where there is no value or no reason."""
+        """Write a tab-separated table, one line per pair; "-" stands for no value or no reason."""
         rows = (
             [name, *(f"{value:.6f}" if np.isfinite(value) else "-" for value in values), reason or "-"]
             for name, values, reason in zip(self.names, self.values, self.reasons, strict=True)
@@ -78,7 +78,7 @@ class Scores:
 
     @classmethod
     def read(cls, path: Path) -> Scores:
-        """What `write` wrote. Raises UserError for another table, or none."""
+        """Read what `write` wrote. Raises UserError for any other file."""
         try:
             header, *rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
             if header != ["file", *MEASURES, "reason"]:
@@ -90,24 +90,20 @@ class Scores:
                 ["" if row[-1] == "-" else row[-1] for row in rows],
             )
         except (OSError, ValueError):
-            raise UserError(f"{path}: no table of measures; score the recordings again") from None
+            raise UserError(f"{path}: not a table of measures; score the recordings again") from None
 
     def _whole(self) -> np.ndarray:
         whole = self.values[[not reason for reason in self.reasons]]
         if not len(whole):
             name, reason = self.failures()[0]
             raise UserError(
-                f"all {len(self.names):,} recordings lack some measure, for one {name} ({reason}); listen "
-                "to a few of them"
+                f"all {len(self.names):,} recordings lack some measure, e.g. {name} ({reason}); listen to some of them"
             )
         return whole
 
 
 def resampled_means(values: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> np.ndarray:
-    """Means over the rows of values [n, K], of n rows drawn with replacement each time: [replicates, K].
-
-    Some millions of numbers are held at once, however many rows there are.
-    """
+    """Means [replicates, K] over n rows of values [n, K] drawn with replacement, in constant memory."""
     rng, rows = np.random.default_rng(seed), len(values)
     at_once = max(1, HELD // values.size)
     counts = [min(at_once, replicates - start) for start in range(0, replicates, at_once)]
@@ -115,22 +111,22 @@ def resampled_means(values: np.ndarray, replicates: int = REPLICATES, seed: int 
 
 
 def measured_in_all(found: dict[str, Scores]) -> np.ndarray:
-    """bool [n]: the pairs that have all measures in each of several systems, for means that can be compared.
+    """bool [n]: the pairs that have all measures with every system, so that means are comparable.
 
-    Raises UserError when the systems were scored on different recordings, or when there is no such pair.
+    Raises UserError when the systems were scored on different recordings, or there is no such pair.
     """
     (first, reference), *others = found.items()
     for name, scores in others:
         if scores.names != reference.names:
-            raise UserError(f"scores of {name} and of {first} are of other recordings; score them again")
+            raise UserError(f"{name} and {first} were scored on different recordings; score them again")
     whole = np.array([not any(reasons) for reasons in zip(*(scores.reasons for scores in found.values()), strict=True)])
     if not whole.any():
-        raise UserError(f"no recording has all measures with each of {', '.join(found)}; listen to a few of them")
+        raise UserError(f"no recording has all measures with each of {', '.join(found)}; listen to some of them")
     return whole
 
 
 def score_folders(clean: Path, enhanced: Path, nj: int = 1) -> Scores:
-    """All measures of all pairs, in `nj` processes; the result does not depend on it.
+    """Compute all measures of all pairs in `nj` processes; the result does not depend on their number.
 
     Raises UserError as `pair_folders` does, and for a file that cannot be decoded or has samples that are not finite.
     """
@@ -141,37 +137,37 @@ def score_folders(clean: Path, enhanced: Path, nj: int = 1) -> Scores:
 
 
 def score_pair(pair: Pair) -> tuple[dict[str, float], str]:
-    """All measures of one pair, and why some are missing."""
+    """All measures of one pair, and why some are undefined."""
     try:
         return measure(_read(pair.clean), _read(pair.enhanced))
     except ValueError as error:
-        raise UserError(f"{pair.enhanced}: cannot be scored beside {pair.clean}: {error}; make it again") from None
+        raise UserError(f"{pair.enhanced}: cannot be scored against {pair.clean}: {error}; make it again") from None
 
 
 def pair_folders(clean: Path, enhanced: Path) -> list[Pair]:
-    """The pairs of recordings of equal name, sorted; subfolders are part of the name, endings are not.
+    """Pairs of recordings of the same name, sorted; names include subfolders, but no suffix.
 
-    Either folder can be a set, data/<corpus>/<set>/clean for one; names are ids then. Only headers are read. Raises
-    UserError when a folder is missing or empty, a recording has no partner or two, or a file is not audio, not 16 kHz
-    mono, or not as long as its partner.
+    Either folder can be a set, such as data/<corpus>/<set>/clean; names are ids then. Only headers are read.
+    Raises UserError when a folder is missing or empty, a recording has no partner or two, or a file is not audio, not
+    16 kHz mono, or not as long as its partner.
     """
     clean_paths, enhanced_paths = _recordings(clean), _recordings(enhanced)
     _refuse_partnerless(clean_paths, enhanced_paths, f"{enhanced}: has no enhanced version of", clean)
-    _refuse_partnerless(enhanced_paths, clean_paths, f"{clean}: has no clean partner of", enhanced)
+    _refuse_partnerless(enhanced_paths, clean_paths, f"{clean}: has no clean version of", enhanced)
     pairs = [Pair(name, clean_paths[name], enhanced_paths[name]) for name in sorted(clean_paths)]
     for pair in progress(pairs, "reading headers"):
         lengths = _length(pair.clean), _length(pair.enhanced)
         if lengths[0] != lengths[1]:
             raise UserError(
-                f"{pair.enhanced}: has {lengths[1]:,} samples and its clean partner {pair.clean} "
-                f"{lengths[0]:,}; enhanced recordings have to be as long as the clean ones"
+                f"{pair.enhanced}: has {lengths[1]:,} samples, and the clean recording {pair.clean} {lengths[0]:,}; "
+                "both must have the same length"
             )
     return pairs
 
 
 def _recordings(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; check the path")
+        raise UserError(f"{folder}: no such folder; check the path")
     if (folder / "cuts.jsonl.gz").exists():
         return recordings_of_set(folder)
     paths: dict[str, Path] = {}
@@ -179,12 +175,10 @@ def _recordings(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() in SOUNDFILE_SUFFIXES and not path.name.startswith("."):
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in paths:
-                raise UserError(f"{path}: there is {paths[name].name} beside it, of the same name; remove one of them")
+                raise UserError(f"{path}: has the same name as {paths[name].name} beside it; remove one of them")
             paths[name] = path
     if not paths:
-        raise UserError(
-            f"{folder}: there is no audio file ({', '.join(sorted(SOUNDFILE_SUFFIXES))}) in it; check the path"
-        )
+        raise UserError(f"{folder}: has no audio file ({', '.join(sorted(SOUNDFILE_SUFFIXES))}); check the path")
     return paths
 
 
@@ -192,8 +186,8 @@ def _refuse_partnerless(names: dict[str, Path], partners: dict[str, Path], what:
     missing = sorted(names.keys() - partners.keys())
     if missing:
         raise UserError(
-            f"{what} {len(missing):,} of the {len(names):,} recordings in {folder}, for one {missing[0]}; "
-            "add what is missing or score folders that hold the same names"
+            f"{what} {len(missing):,} of the {len(names):,} recordings in {folder}, e.g. {missing[0]}; add what is "
+            "missing, or score folders with the same names"
         )
 
 
@@ -202,8 +196,8 @@ def _length(path: Path) -> int:
     header = _decoded(path, lambda: soundfile.info(path))
     if (header.samplerate, header.channels) != (SAMPLE_RATE, 1):
         raise UserError(
-            f"{path}: {header.samplerate} Hz with {header.channels} channels, expected {SAMPLE_RATE} Hz "
-            "mono; resample both folders alike, before the enhancement"
+            f"{path}: {header.samplerate} Hz with {header.channels} channels, expected {SAMPLE_RATE} Hz mono; resample "
+            "both folders in the same way, before enhancement"
         )
     return header.frames
 

@@ -1,4 +1,4 @@
-"""Logistic regression on standardised embeddings, whose regularisation is chosen without the fold that is tested on."""
+"""Logistic regression on standardised embeddings; its regularisation is chosen without the test fold."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sklearn.preprocessing import StandardScaler
 from cslib.config import UserError
 from cslib.data.classes import Split
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn: the weight of the errors against that of the norm
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn, the inverse of the regularisation strength
 ITERATIONS = 2000
 
 
 def fit(embeddings: np.ndarray, labels: np.ndarray, strength: float) -> Pipeline:
-    """A classifier, and the mean and deviation of each number, of embeddings [n, E] with labels [n]."""
+    """Fit standardisation and a classifier to embeddings [n, E] with labels [n]."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS)).fit(embeddings, labels)
 
 
@@ -25,22 +25,24 @@ def choose_strength(
     inner: list[tuple[np.ndarray, np.ndarray]],
     strengths: tuple[float, ...] = STRENGTHS,
 ) -> float:
-    """The strength with most right answers on the inner folds together; of equal ones the smallest.
+    """The C with the highest accuracy over all inner folds; of several, the smallest.
 
-    inner  row numbers (to fit on, to check on); other rows are not looked at. Where there is but one class to fit on
-           nothing can be: such a pair is passed over
-    Raises UserError when no pair is left.
+    inner  (training rows, validation rows) of each fold; other rows are not used. A fold whose training rows have only
+           one class is skipped
+    Raises UserError when no fold is left.
     """
     inner = [(learn, check) for learn, check in inner if len(set(labels[learn])) > 1]
     if not inner:
         raise UserError(
-            "no strength can be chosen: without the speakers to check on, all utterances are of one class; "
-            "give more speakers of each class, or other folds"
+            "no regularisation strength can be chosen: without the held-out speakers, all utterances are of one "
+            "class; give more speakers of each class, or other folds"
         )
     hits = [
         sum(
-            np.count_nonzero(
-                fit(embeddings[learn], labels[learn], strength).predict(embeddings[check]) == labels[check]
+            int(
+                np.count_nonzero(
+                    fit(embeddings[learn], labels[learn], strength).predict(embeddings[check]) == labels[check]
+                )
             )
             for learn, check in inner
         )
@@ -52,11 +54,11 @@ def choose_strength(
 def classify(
     embeddings: np.ndarray, labels: np.ndarray, split: Split, strength: float | None = None
 ) -> tuple[np.ndarray, float]:
-    """What is answered for the rows of split.test, and the strength that it was found with.
+    """Predicted labels of the rows split.test, and the C of the classifier.
 
     embeddings  float [n, E]
-    labels      [n]; those of split.test are not looked at
-    strength    without one it is chosen on split.inner
+    labels      [n]; those of split.test are not used
+    strength    C (None: chosen on split.inner)
     """
     if strength is None:
         strength = choose_strength(embeddings, labels, split.inner)

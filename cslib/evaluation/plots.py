@@ -1,4 +1,4 @@
-"""Pictures: DET curves on normal-deviate axes and histograms of the scores of trials; confusion matrices of classes."""
+"""Plots: DET curves on normal-deviate axes, histograms of trial scores, confusion matrices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TARGET_COLOUR, NONTARGET_COLOUR = "tab:blue", "tab:orange"
 
 @dataclass
 class Panel:
-    """The scores [n] of one system on one trial list, and which of them are of targets, [n] bool."""
+    """The scores [n] of one system on one trial list; targets, bool [n], marks the target trials."""
 
     system: str
     trials: str
@@ -30,9 +30,9 @@ class Panel:
 
 
 def plot_det(panels: list[Panel], path: Path | str, title: str = "") -> None:
-    """Write a PNG with one picture a trial list and one curve a system; a dot marks the EER.
+    """Write a PNG with one plot per trial list and one curve per system; a dot marks the EER.
 
-    A straight line means normally distributed scores.
+    Normally distributed scores give a straight line.
     """
     lists = _distinct(panel.trials for panel in panels)
     colours = {system: f"C{at % 10}" for at, system in enumerate(_distinct(panel.system for panel in panels))}
@@ -49,7 +49,7 @@ def plot_det(panels: list[Panel], path: Path | str, title: str = "") -> None:
 def plot_histograms(panels: list[Panel], path: Path | str, title: str = "") -> None:
     """Write a PNG with a histogram for each system (rows) and trial list (columns).
 
-    A line marks the threshold of equal error rates.
+    A line marks the threshold of the EER.
     """
     systems = _distinct(panel.system for panel in panels)
     lists = _distinct(panel.trials for panel in panels)
@@ -66,9 +66,9 @@ def plot_histograms(panels: list[Panel], path: Path | str, title: str = "") -> N
 
 
 def plot_confusions(confusions: dict[str, np.ndarray], classes: list[str], path: Path | str, title: str = "") -> None:
-    """Write a PNG with a matrix for each system: counts, shaded by their share of the class, which is the row.
+    """Write a PNG with a matrix for each system: counts, shaded by their share of the true class (row).
 
-    confusions  [K, K] of each system, by what to write above it
+    confusions  {title: [K, K]} of each system
     """
     figure = _figure(1, len(confusions), 0.7 * len(classes) + 2, 0.7 * len(classes) + 1, title)
     for axes, (name, counts) in zip(
@@ -88,7 +88,7 @@ def plot_confusions(confusions: dict[str, np.ndarray], classes: list[str], path:
             )
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
         axes.set_yticks(range(len(classes)), classes)
-        axes.set(title=name, xlabel="answer", ylabel="class")
+        axes.set(title=name, xlabel="predicted class", ylabel="true class")
     _save(figure, path)
 
 
@@ -110,13 +110,13 @@ def _det_axes(axes: Axes, trials: str) -> None:
 
 
 def _deviates(rates: np.ndarray) -> np.ndarray:
-    """Normal deviates; rates of 0 and 1, which have none, are drawn just off the picture."""
+    """Normal deviates of rates; 0 and 1, which have none, are drawn just outside the axes."""
     return ndtri(np.clip(rates, RANGE[0] / 200, 1 - RANGE[0] / 200))
 
 
 def _draw_histogram(axes: Axes, panel: Panel) -> None:
     far, frr, thresholds = det_curve(panel.scores, panel.targets)
-    edges = np.linspace(panel.scores.min(), panel.scores.max() + 1e-6, 81)
+    edges = np.linspace(panel.scores.min(), panel.scores.max() + 1e-6, 81).tolist()
     for mask, label, colour in (
         (panel.targets, "targets", TARGET_COLOUR),
         (~panel.targets, "non-targets", NONTARGET_COLOUR),

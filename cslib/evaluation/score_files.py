@@ -1,4 +1,4 @@
-"""Score files: `enrol test score`, one line a trial, in any order."""
+"""Score files: `enrol test score`, one line per trial, in any order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIELDS = "enrol test score"
 
 
 def write_scores(path: Path | str, trials: Trials, scores: np.ndarray) -> int:
-    """Write the scores in the order of the trials. Nine digits keep float32 exact, and with it every tie."""
+    """Write scores [n] in the order of the trials. Nine digits represent float32 exactly, ties included."""
     return write_lines(
         path,
         (
@@ -25,17 +25,16 @@ def write_scores(path: Path | str, trials: Trials, scores: np.ndarray) -> int:
 
 
 def read_scores(path: Path | str, trials: Trials) -> np.ndarray:
-    """[n] float64 scores in the order of the trials; a pair is found by its ids, whatever the line order.
+    """Scores float64 [n] in the order of the trials, whatever the order of the lines.
 
-    Raises UserError when a pair is missing, is there twice or is not a trial, or a score is no finite number.
+    Raises UserError when a pair is missing, occurs twice or is not a trial, or a score is not a finite number.
     """
     index = numbering()
-    own = numbers_of([name.encode() for name in trials.ids], index)  # 0, 1, ...: other names come after
-    pairs, scores = [], []
+    own = numbers_of([name.encode() for name in trials.ids], index)  # 0, 1, ...; names of other utterances follow
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     for number, (enrol, test, words) in read_columns(path, FIELDS):
-        pairs.append(_keys(numbers_of(enrol, index), numbers_of(test, index)))
-        scores.append(_numbers(path, number, words))
-    pairs, scores = np.concatenate(pairs), np.concatenate(scores)
+        found.append((_keys(numbers_of(enrol, index), numbers_of(test, index)), _numbers(path, number, words)))
+    pairs, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
     wanted = _keys(own[trials.enrol_index], own[trials.test_index])
     here, there = np.argsort(pairs, kind="stable"), np.argsort(wanted, kind="stable")
     if not np.array_equal(pairs[here], wanted[there]):
@@ -60,7 +59,7 @@ def _numbers(path: Path | str, number: int, words: list[bytes]) -> np.ndarray:
 
 
 def _bad_score(path: Path | str, number: int) -> UserError:
-    """The first line from `number` on whose score is not a finite number."""
+    """Names the first line, from `number` on, whose score is not a finite number."""
     with open(path, "rb") as file:
         for at, line in enumerate(file, start=1):
             words = line.split()
@@ -84,9 +83,9 @@ def _mismatch(path: Path | str, pairs: np.ndarray, wanted: np.ndarray, ids: list
     if len(missing):
         keys, wrong = missing, f"no score for {len(missing):,} of the {len(expected):,} pairs of the trials"
     elif len(extra):
-        keys, wrong = extra, f"scores for {len(extra):,} pairs that are no trials"
+        keys, wrong = extra, f"scores for {len(extra):,} pairs that are not trials"
     else:
         keys = found[times != times_expected]
-        wrong = f"another number of scores than there are trials for {len(keys):,} pairs"
+        wrong = f"a different number of scores than of trials for {len(keys):,} pairs"
     first = b" ".join([ids[keys[0] >> 32], ids[keys[0] & 0xFFFFFFFF]]).decode(errors="replace")
-    return UserError(f"{path}: has {wrong} (first: {first}); score this very trial list, every pair once")
+    return UserError(f"{path}: has {wrong} (first: {first}); score this trial list again")

@@ -1,4 +1,4 @@
-"""The true speakers, for scoring and diagnosis alone: training never opens speakers.tsv."""
+"""The true speakers, for scoring and diagnostics only: training never opens speakers.tsv."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cslib.config import UserError
 
 
 def read_speakers(path: Path | str, utterances: Sequence[str]) -> np.ndarray:
-    """[n] int64: the speaker of every utterance, numbered from 0.
+    """int64 [n]: the number of the speaker of each utterance, from 0.
 
-    Raises UserError when the file is absent, has no columns `utterance` and `speaker`, or lacks an utterance.
+    Raises UserError when the file is absent, lacks the columns `utterance` and `speaker`, or lacks an utterance.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""Spectrograms of one recording as several systems give it, one above the other."""
+"""Plots of spectrograms: one recording as output by several systems, one above the other."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cslib.files import writing
 from cslib.models.layers.spectra import analyse
 
 WINDOW, HOP = 512, 128  # samples
-RANGE = 70.0  # dB below the loudest point of the first picture
+RANGE = 70.0  # dB below the maximum of the first spectrogram
 
 
 def plot_spectrograms(signals: dict[str, np.ndarray], path: Path | str, title: str = "") -> None:
-    """Write a PNG with one picture a signal [T], in the order given, all on the colour scale of the first."""
+    """Write a PNG with one spectrogram per signal [T], in the given order, all on the colour scale of the first."""
     levels = {name: _level(samples) for name, samples in signals.items()}
     loudest = max(float(next(iter(levels.values())).max()), -200.0)
     figure = Figure(figsize=(9, 2.1 * len(levels)), layout="constrained")
@@ -42,6 +42,6 @@ def plot_spectrograms(signals: dict[str, np.ndarray], path: Path | str, title: s
 
 
 def _level(samples: np.ndarray) -> np.ndarray:
-    """dB [frames, bands]"""
+    """Samples [T] -> level in dB [frames, bands]."""
     spectrum = analyse(torch.from_numpy(samples.astype(np.float32)), WINDOW, HOP)
     return 20 * np.log10(spectrum.abs().numpy() + 1e-6)

@@ -1,14 +1,17 @@
-"""Measures of an enhanced recording beside the clean one: SI-SDR, segmental SNR, LLR, WSS, composite, PESQ, STOI.
+"""Measures of an enhanced recording against the clean one: SI-SDR, segmental SNR, LLR, WSS, composite, PESQ, STOI.
 
-All take `clean` and `enhanced`, one channel of equal length at 16 kHz, as int16 or as floats whose full scale is
-1. The two give the same values: int16 is brought to full scale 1 first, and no measure scales samples again.
+All take `clean` and `enhanced`, one channel of equal length at 16 kHz, as int16 or as floats with full scale 1. Both
+types give the same values: int16 is scaled to full scale 1 first, and no measure scales samples again.
 
-Segmental SNR, LLR and WSS are the ingredients of the composite measures CSIG, CBAK and COVL (Hu and Loizou,
-"Evaluation of objective quality measures for speech enhancement", 2008). Their frames, floors and trimmed means
-follow the implementation behind the published VoiceBank-DEMAND tables, and PESQ is the wide-band one. On those
-test files, unprocessed, they average to CSIG 3.35, CBAK 2.44, COVL 2.63 and SSNR 1.68 dB.
+Segmental SNR, LLR and WSS are the components of the composite measures CSIG, CBAK and COVL (Hu and Loizou, "Evaluation
+of objective quality measures for speech enhancement", 2008). Their frames, floors and trimmed means follow the
+implementation behind the published VoiceBank-DEMAND tables, with wide-band PESQ. On the unprocessed test files of that
+corpus they average to CSIG 3.35, CBAK 2.44, COVL 2.63 and SSNR 1.68 dB.
 
-The frames of a recording are held at once: about 4 MB for each second.
+To add a measure, write a function (clean, enhanced) -> float here, assign it in one of the steps of `measure`, and name
+it in MEASURES: it is then part of every table of scores. HEADLINE lists those of results.json and of printed tables.
+
+All frames of a recording are held at once: about 4 MB per second of audio.
 """
 
 from __future__ import annotations
@@ -28,13 +31,13 @@ from cslib.data.manifests import SAMPLE_RATE
 FRAME_LENGTH = SAMPLE_RATE * 30 // 1000
 FRAME_SHIFT = FRAME_LENGTH // 4
 EPS = np.finfo(np.float64).eps
-KEPT = 0.95  # share of the frames, the best ones, that LLR and WSS average over
-SSNR_RANGE = (-10.0, 35.0)  # dB, of a frame
+KEPT = 0.95  # share of the frames, those of the lowest values, that LLR and WSS average over
+SSNR_RANGE = (-10.0, 35.0)  # dB, to which the SNR of a frame is clipped
 LPC_ORDER = 16
 FFT_SIZE = 1024
-SHORTEST = SAMPLE_RATE // 4  # samples; below this PESQ refuses, and STOI has no frame
-# PESQ's C code has room for 50 utterances and writes past it unchecked. One takes 0.2 s and the pause after it
-# as much, so 20 s cannot hold more.
+SHORTEST = SAMPLE_RATE // 4  # samples; PESQ refuses shorter recordings, and STOI has no frame
+# PESQ's C code has room for 50 utterances and writes beyond it unchecked. An utterance takes at least 0.2 s, and the
+# pause after it as well, so that 20 s cannot hold more.
 PESQ_LONGEST = 20 * SAMPLE_RATE
 
 HEADLINE = ("pesq", "stoi", "estoi", "csig", "cbak", "covl", "ssnr", "si_sdr")
@@ -110,11 +113,11 @@ BAND_WIDTHS = np.array(
 
 
 class Unmeasurable(ValueError):
-    """A measure has no value for this recording; the message says why."""
+    """A measure is undefined for this recording; the message says why."""
 
 
 class Composite(NamedTuple):
-    """Predicted ratings from 1 to 5: of signal distortion, of background intrusiveness, overall."""
+    """Predicted ratings from 1 to 5 of signal distortion, background intrusiveness and overall quality."""
 
     csig: float
     cbak: float
@@ -122,11 +125,11 @@ class Composite(NamedTuple):
 
 
 def measure(clean: np.ndarray, enhanced: np.ndarray) -> tuple[dict[str, float], str]:
-    """All measures of a pair by name, and why some are missing (empty when none is).
+    """{measure: value} of a pair, and why some measures are missing (empty if none is).
 
-    Names: those of MEASURES. A `*_doubly_scaled` one is made of a WSS on the wrong scale, for comparison with other
-    tables alone: see `weighted_spectral_slope`.
-    Raises ValueError as `checked` does, for all but silence.
+    The names are those of MEASURES. A `*_doubly_scaled` measure uses a WSS on the wrong scale and serves only for
+    comparison with other tables: see `weighted_spectral_slope`.
+    Raises ValueError as `checked` does, except for silence.
     """
     values: dict[str, float] = {}
     reasons: list[str] = []
@@ -163,7 +166,7 @@ def _of_intelligibility(values: dict[str, float], clean: np.ndarray, enhanced: n
 
 
 def _of_quality(values: dict[str, float], clean: np.ndarray, enhanced: np.ndarray) -> None:
-    """PESQ, and the composite measures of it; what is too short for frames is too short for PESQ."""
+    """PESQ and the composite measures. A recording that is too short for frames is too short for PESQ."""
     values["pesq"] = pesq_wide_band(clean, enhanced)
     for suffix in ("", "_doubly_scaled"):
         ratings = composite(values["pesq"], values["llr"], values[f"wss{suffix}"], values["ssnr"])
@@ -173,8 +176,8 @@ def _of_quality(values: dict[str, float], clean: np.ndarray, enhanced: np.ndarra
 def checked(clean: np.ndarray, enhanced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The pair as float64 [T] with full scale 1.
 
-    Raises Unmeasurable when one of the two is silent (zeros, or any other constant), and ValueError when they are
-    not one channel of equal length, not finite, or on another scale.
+    Raises Unmeasurable when one of the two is silent (zeros or any other constant), and ValueError when they are not
+    one channel of equal length, not finite, or on another scale.
     """
     clean, enhanced = _at_full_scale(clean), _at_full_scale(enhanced)
     if clean.ndim != 1 or clean.shape != enhanced.shape:
@@ -184,7 +187,7 @@ def checked(clean: np.ndarray, enhanced: np.ndarray) -> tuple[np.ndarray, np.nda
             raise ValueError(f"the {name} recording has samples that are not finite")
         if len(signal) and np.abs(signal).max() > LOUDEST:
             raise ValueError(
-                f"the {name} recording reaches {np.abs(signal).max():,.0f}; give int16, or floats whose full scale is 1"
+                f"the {name} recording reaches {np.abs(signal).max():,.0f}; give int16, or floats with full scale 1"
             )
         if not len(signal) or np.ptp(signal) == 0:
             raise Unmeasurable(f"the {name} recording is {'silent' if len(signal) else 'empty'}")
@@ -196,14 +199,14 @@ def _at_full_scale(signal: np.ndarray) -> np.ndarray:
     if signal.dtype == np.int16:
         return signal / 32768.0
     if not np.issubdtype(signal.dtype, np.floating):
-        raise ValueError(f"samples are of type {signal.dtype}; give int16, or floats whose full scale is 1")
+        raise ValueError(f"samples are of type {signal.dtype}; give int16, or floats with full scale 1")
     return signal.astype(np.float64)
 
 
 def si_sdr(clean: np.ndarray, enhanced: np.ndarray) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019), of signals with their mean removed.
 
-    No difference finer than rounding counts: the range is +-156.5 dB, and equal recordings have the upper end.
+    Rounding limits the range to +-156.5 dB; equal recordings have the upper limit.
     """
     clean, enhanced = (signal - signal.mean() for signal in checked(clean, enhanced))
     target = (enhanced @ clean) / (clean @ clean) * clean
@@ -223,11 +226,11 @@ def segmental_snr(clean: np.ndarray, enhanced: np.ndarray) -> float:
 
 
 def log_likelihood_ratio(clean: np.ndarray, enhanced: np.ndarray) -> float:
-    """LLR: how much worse linear prediction from the enhanced frame predicts the clean one, than its own does.
+    """LLR: log ratio of the prediction error of the clean frame under the enhanced frame's linear prediction filter to
+    that under its own filter; mean of the lowest 95 % of the frames. 0 or more, up to rounding.
 
-    Log of the ratio of the two prediction errors, mean of the lowest 95 % of the frames; 0 or more, but for rounding.
-    Frames are not clipped: one in which the clean recording is digital silence and the enhanced one is not has about
-    25, so a clean recording with more than 5 % of them comes to CSIG 1.
+    Frames are not clipped. A frame of digital silence in the clean recording alone has an LLR of about 25, so that a
+    clean recording with more than 5 % of such frames gets a CSIG of 1.
     """
     clean, enhanced = _frames_of_pair(clean, enhanced)
     own, other = (_prediction_error(clean, linear_prediction(frames)) for frames in (clean, enhanced))
@@ -235,9 +238,9 @@ def log_likelihood_ratio(clean: np.ndarray, enhanced: np.ndarray) -> float:
 
 
 def linear_prediction(frames: np.ndarray, order: int = LPC_ORDER) -> np.ndarray:
-    """Prediction-error filters [F, order + 1], the first coefficient 1, by the autocorrelation method.
+    """Prediction-error filters [F, order + 1] of windowed frames [F, N], by the autocorrelation method.
 
-    frames [F, N], windowed. Levinson and Durbin's recursion, all frames side by side.
+    Levinson-Durbin recursion over all frames at once; the first coefficient is 1.
     """
     size = frames.shape[1]
     lags = np.stack([np.einsum("ft,ft->f", frames[:, : size - lag], frames[:, lag:]) for lag in range(order + 1)], 1)
@@ -254,7 +257,7 @@ def linear_prediction(frames: np.ndarray, order: int = LPC_ORDER) -> np.ndarray:
 def _prediction_error(frames: np.ndarray, filters: np.ndarray) -> np.ndarray:
     """Energy [F] of the frames [F, N] after the filters [F, P]: the quadratic form a R a' of their autocorrelation.
 
-    Filtering cannot give a negative energy; the quadratic form does, by rounding, where a frame is all but constant.
+    Filtering cannot give a negative energy; by rounding, the quadratic form can, where a frame is nearly constant.
     """
     size, taps = frames.shape[1], filters.shape[1]
     filtered = np.zeros((len(frames), size + taps - 1))
@@ -264,32 +267,30 @@ def _prediction_error(frames: np.ndarray, filters: np.ndarray) -> np.ndarray:
 
 
 def weighted_spectral_slope(clean: np.ndarray, enhanced: np.ndarray, doubly_scaled: bool = False) -> float:
-    """WSS (Klatt 1982): distance of the slopes of the spectra over 25 critical bands, most weight on the peaks.
+    """WSS (Klatt 1982): distance between spectral slopes over 25 critical bands, weighted towards spectral peaks; mean
+    of the lowest 95 % of the frames. 0 or more.
 
-    Mean of the lowest 95 % of the frames; 0 or more.
-
-    doubly_scaled   divide the samples by 32768 once more. Widespread scripts feed floats to code that was made for
-                    int16 and does so; spectra then fall under the floor, WSS shrinks, and the composite measures
-                    gain 0.1 on the VoiceBank-DEMAND test files, 0.2 on noisier ones. Only for comparison with
-                    tables that were made with them.
+    doubly_scaled   divide the samples by 32768 once more. Widespread scripts do so, by passing floats to code written
+                    for int16: spectra fall below the floor, WSS decreases, and the composite measures rise by 0.1 on
+                    the VoiceBank-DEMAND test files and by 0.2 on noisier ones. Only for comparison with such tables.
     """
     scale = 1 / 32768 if doubly_scaled else 1.0
     levels = [_band_levels(scale * frames) for frames in _frames_of_pair(clean, enhanced)]
     slopes = [np.diff(level, axis=1) for level in levels]
-    weights = sum(_slope_weights(level, slope) for level, slope in zip(levels, slopes, strict=True)) / 2
+    weights = (_slope_weights(levels[0], slopes[0]) + _slope_weights(levels[1], slopes[1])) / 2
     distances = (weights * np.square(slopes[0] - slopes[1])).sum(1) / weights.sum(1)
     return _mean_of_lowest(distances)
 
 
 def _band_levels(frames: np.ndarray) -> np.ndarray:
-    """Level of each critical band in dB, not below -100: frames [F, 480] -> [F, 25]."""
-    spectrum = np.fft.rfft(frames, FFT_SIZE)[:, : FFT_SIZE // 2]  # without the bin at half the sampling rate
+    """Frames [F, 480] -> level of each critical band in dB, at least -100 [F, 25]."""
+    spectrum = np.fft.rfft(frames, FFT_SIZE)[:, : FFT_SIZE // 2]  # without the Nyquist bin
     power = np.square(spectrum.real) + np.square(spectrum.imag)
     return 10 * np.log10(np.maximum(power @ band_filters().T, 1e-10))
 
 
 def band_filters() -> np.ndarray:
-    """[25, 512] Gaussian weights of the bins in each critical band, of equal area, zero where too small."""
+    """[25, 512]: Gaussian weights of the bins in each critical band, of equal area; small ones are 0."""
     bins = FFT_SIZE / SAMPLE_RATE  # per Hz
     distance = (np.arange(FFT_SIZE // 2) - np.floor(BAND_CENTRES * bins)[:, None]) / (BAND_WIDTHS * bins)[:, None]
     weights = np.exp(-11 * np.square(distance)) * (BAND_WIDTHS[0] / BAND_WIDTHS)[:, None]
@@ -297,9 +298,9 @@ def band_filters() -> np.ndarray:
 
 
 def _slope_weights(levels: np.ndarray, slopes: np.ndarray) -> np.ndarray:
-    """[F, 24] between 0 and 1: near the highest band, and near the peak that each slope leads up to."""
+    """[F, 24], from 0 to 1: high for levels near the maximum of the frame and near the next peak."""
     rising, place = slopes > 0, np.arange(slopes.shape[1])
-    # Where the run of rising slopes ends to the right, and where that of falling ones begins to the left.
+    # The end of a run of rising slopes to the right, and the start of a run of falling slopes to the left.
     right = np.minimum.accumulate(np.where(rising, len(place), place)[:, ::-1], axis=1)[:, ::-1] - 1
     left = np.maximum.accumulate(np.where(rising, place, -1), axis=1) + 1
     peaks = np.take_along_axis(levels, np.where(rising, right, left), axis=1)
@@ -308,7 +309,7 @@ def _slope_weights(levels: np.ndarray, slopes: np.ndarray) -> np.ndarray:
 
 
 def composite(pesq: float, llr: float, wss: float, ssnr: float) -> Composite:
-    """CSIG, CBAK and COVL (Hu and Loizou 2008, the coefficients of their code), each clipped to [1, 5]."""
+    """CSIG, CBAK and COVL (Hu and Loizou 2008, with the coefficients of their code), each clipped to [1, 5]."""
     ratings = (
         3.093 - 1.029 * llr + 0.603 * pesq - 0.009 * wss,
         1.634 + 0.478 * pesq - 0.007 * wss + 0.063 * ssnr,
@@ -318,11 +319,12 @@ def composite(pesq: float, llr: float, wss: float, ssnr: float) -> Composite:
 
 
 def pesq_wide_band(clean: np.ndarray, enhanced: np.ndarray) -> float:
-    """PESQ as MOS-LQO from 1.0 to 4.64 (ITU-T P.862.2, wide-band, by the ITU's own C code).
+    """Wide-band PESQ as MOS-LQO, from 1.0 to 4.64 (ITU-T P.862.2, by the ITU's reference code).
 
-    Of more than 20 s it is the mean over the fewest equal pieces: beyond that the reference code is not safe.
-    Raises Unmeasurable for less than 0.25 s, and where PESQ finds no speech in it or in a piece; UserError when the
-    package is not installed.
+    The reference code is not safe beyond 20 s: a longer recording is divided into the fewest equal pieces of at most
+    that length, and their values are averaged.
+    Raises Unmeasurable for less than 0.25 s, and when PESQ finds no speech in a piece; UserError when the package is
+    not installed.
     """
     clean, enhanced = checked(clean, enhanced)
     _refuse_short(clean)
@@ -344,7 +346,7 @@ def _pesq(clean: np.ndarray, enhanced: np.ndarray) -> float:
     except package.PesqError as error:
         reason = error.args[0]
         raise Unmeasurable(reason.decode() if isinstance(reason, bytes) else str(reason)) from None
-    except ValueError as error:  # the C code came to NaN and a delay could not be made of it
+    except ValueError as error:  # the C code computed a delay of NaN
         raise Unmeasurable(str(error)) from None
     if not np.isfinite(score):
         raise Unmeasurable("no finite score")
@@ -354,13 +356,13 @@ def _pesq(clean: np.ndarray, enhanced: np.ndarray) -> float:
 def stoi(clean: np.ndarray, enhanced: np.ndarray, extended: bool = False) -> float:
     """Short-time objective intelligibility, about 0 to 1 (Taal et al. 2011), by the package pystoi.
 
-    extended   eSTOI (Jensen and Taal 2016)
-    Raises Unmeasurable where less than 0.4 s is left once silent frames are gone (pystoi itself would return 1e-5);
-    UserError when the package is not installed.
+    extended   compute eSTOI (Jensen and Taal 2016)
+    Raises Unmeasurable when less than 0.4 s remains without silent frames (pystoi would return 1e-5); UserError when
+    the package is not installed.
     """
     clean, enhanced = checked(clean, enhanced)
     _refuse_short(clean)
-    # eSTOI adds random numbers of the size of rounding, which decide what silent stretches are worth.
+    # eSTOI adds random noise of the size of rounding errors, which decides the value of silent segments.
     state = np.random.get_state()
     np.random.seed(0)
     try:
@@ -383,25 +385,24 @@ def _imported(package: str) -> ModuleType:
         return import_module(package)
     except ImportError:
         raise UserError(
-            f"the Python package {package} is not installed; run `pip install -r "
-            "egs/voicebank/requirements.txt -r requirements.txt` (pesq is compiled there, which needs a C "
-            "compiler)"
+            f"the Python package {package} is not installed; run `pip install pesq pystoi` (pesq is compiled, which "
+            "needs a C compiler)"
         ) from None
 
 
 def _frames_of_pair(clean: np.ndarray, enhanced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both cut into windowed frames of 30 ms, 7.5 ms apart, [F, 480]."""
+    """Windowed frames [F, 480] of both, 30 ms long and 7.5 ms apart."""
     clean, enhanced = checked(clean, enhanced)
-    count = (len(clean) - FRAME_LENGTH) // FRAME_SHIFT  # one less than would fit
+    count = (len(clean) - FRAME_LENGTH) // FRAME_SHIFT  # one less than would fit, as in the published implementation
     if count < 1:
         raise Unmeasurable("too short for a frame")
     window = 0.5 * (1 - np.cos(2 * np.pi * np.arange(1, FRAME_LENGTH + 1) / (FRAME_LENGTH + 1)))
-    # Not quite digital silence: a frame of zeros would have no linear prediction.
-    frames = (
+    # EPS avoids frames of zeros, for which linear prediction is undefined.
+    one, other = (
         np.lib.stride_tricks.sliding_window_view(signal + EPS, FRAME_LENGTH)[::FRAME_SHIFT][:count]
         for signal in (clean, enhanced)
     )
-    return tuple(frame * window for frame in frames)
+    return one * window, other * window
 
 
 def _mean_of_lowest(distances: np.ndarray) -> float:

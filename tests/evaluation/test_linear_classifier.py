@@ -73,7 +73,7 @@ def test_strength_is_the_one_with_most_right_answers_and_the_smallest_of_equals(
     assert choose_strength(embeddings, table.labels, [(alone, inner[0][1]), *inner]) == choose_strength(
         embeddings, table.labels, inner
     )
-    with pytest.raises(UserError, match="no strength can be chosen"):
+    with pytest.raises(UserError, match="no regularisation strength can be chosen"):
         choose_strength(embeddings, table.labels, [(alone, inner[0][1])])
 
     class Blind:

@@ -36,9 +36,9 @@ def test_a_trial_listed_twice_takes_two_scores(tmp_path):
     "lines, complaint",
     [
         (["a b 1", "b a 2", "ü a 3"], "has no score for 1 of the 4 pairs of the trials (first: a ü)"),
-        (["a b 1", "b a 2", "ü a 3", "a ü 4", "b ü 5"], "has scores for 1 pairs that are no trials (first: b ü)"),
-        (["a b 1", "b a 2", "ü a 3", "a ü 4", "zz a 5"], "has scores for 1 pairs that are no trials (first: zz"),
-        (["a b 1", "b a 2", "ü a 3", "a ü 4", "a b 1"], "has another number of scores than there are trials"),
+        (["a b 1", "b a 2", "ü a 3", "a ü 4", "b ü 5"], "has scores for 1 pairs that are not trials (first: b ü)"),
+        (["a b 1", "b a 2", "ü a 3", "a ü 4", "zz a 5"], "has scores for 1 pairs that are not trials (first: zz"),
+        (["a b 1", "b a 2", "ü a 3", "a ü 4", "a b 1"], "has a different number of scores than of trials"),
         (["a b 1", "b a high"], "line 2 has the score 'high'"),
         (["a b 1", "", "b a nan"], "line 3 has the score 'nan'"),
         (["a b 1", "b a"], "line 2 has 2 words instead of 3"),

@@ -301,7 +301,7 @@ def test_pesq_that_finds_no_speech_says_so():
         (talk(0, 0.5), talk(0, 0.4), "equal length"),
         (talk(0, 0.5)[:, None], talk(0, 0.5)[:, None], "one channel"),
         (talk(0, 0.5), np.where(np.arange(8000) == 5, np.nan, 0.1), "the enhanced recording has samples that are not"),
-        (32768 * talk(0, 0.5), 32768 * talk(0, 0.5), "whose full scale is 1"),
+        (32768 * talk(0, 0.5), 32768 * talk(0, 0.5), "with full scale 1"),
         (pcm(talk(0, 0.5)).astype(np.int32), pcm(talk(0, 0.5)), "int32; give int16"),
     ],
 )

@@ -59,8 +59,8 @@ def test_speakers_are_found_and_the_choice_is_written_down(folder, capsys):
 )
 def test_best_number_at_an_edge_of_what_was_weighed_is_told(folder, capsys, candidates, told):
     cluster(folder, "--candidates", candidates, "--centroids", "60")
-    printed = capsys.readouterr().out
-    assert told in printed if told else "came out best" not in printed
+    warned = capsys.readouterr().err
+    assert told in warned if told else "came out best" not in warned
 
 
 def test_clustering_never_opens_the_speakers(folder):
@@ -102,3 +102,9 @@ def test_a_bad_line_of_labels_is_named(folder, line, told):
     (folder / "labels.tsv").write_text(f"utterance\tlabel\nu000\t1\n{line}\n")
     with pytest.raises(UserError, match=told):
         read_table(folder / "labels.tsv")
+
+
+def test_labels_of_another_set_cannot_be_compared(folder):
+    (folder / "others.tsv").write_text("utterance\tlabel\nelsewhere\t1\n")
+    with pytest.raises(UserError, match="others.tsv: labels none of the utterances"):
+        cluster(folder, "--previous", str(folder / "others.tsv"))

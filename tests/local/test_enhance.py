@@ -199,7 +199,7 @@ def test_the_option_is_called_in(checkpoint, tmp_path):
 
 def test_without_recordings_it_is_seen_whether_the_network_opens(checkpoint, tmp_path, capsys):
     enhance.main(enhance.Options(checkpoint))
-    assert "a network for enhancement" in capsys.readouterr().out
+    assert "an enhancement network" in capsys.readouterr().out
     (tmp_path / "text.pt").write_text("x")
     with pytest.raises(UserError, match="not a checkpoint"):
         enhance.main(enhance.Options(tmp_path / "text.pt"))

@@ -85,7 +85,7 @@ def test_scores_of_systems_that_are_not_asked_for_do_not_count(options):
     script.main(replace(options, systems="none,cr"))
     results = json.loads((options.exp / "results.json").read_text())
     assert [row["system"] for row in results["rows"]] == ["noisy", "none", "cr"]
-    with pytest.raises(UserError, match="ccr.tsv: no table of measures"):
+    with pytest.raises(UserError, match="ccr.tsv: not a table of measures"):
         script.main(replace(options, systems="none,ccr"))
 
 
@@ -113,14 +113,14 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     assert (read.names, read.reasons) == (["a", "b/c d"], ["", "PESQ: no"])
     np.testing.assert_array_equal(read.values, values)
     (tmp_path / "t.tsv").write_text("file\tpesq\na\t1\n")
-    with pytest.raises(UserError, match="no table of measures"):
+    with pytest.raises(UserError, match="not a table of measures"):
         Scores.read(tmp_path / "t.tsv")
 
 
 def test_scores_of_other_recordings_are_refused(options):
     scores = Scores.read(options.noisy)
     Scores([f"x{name}" for name in scores.names], scores.values, scores.reasons).write(options.exp / "scores/cr.tsv")
-    with pytest.raises(UserError, match="of other recordings"):
+    with pytest.raises(UserError, match="were scored on different recordings"):
         script.main(options)
 
 

@@ -62,8 +62,8 @@ def test_means_unlike_those_that_others_found_are_told(folders, capsys):
     assert "warning" not in capsys.readouterr().err
     score_enhancement.main(Options(**options, expected=f"stoi=0.5,pesq={means['pesq']:.2f}"))
     told = capsys.readouterr().err
-    assert f"warning: {folders / 'enhanced'}: stoi is {means['stoi']:.3f}, and others found 0.5" in told
-    for wrong, told in (("pesq", "write it as pesq=1.97"), ("loud=3", "no measure loud")):
+    assert f"warning: {folders / 'enhanced'}: stoi is {means['stoi']:.3f}, but 0.5 was published" in told
+    for wrong, told in (("pesq", "must be written as pesq=1.97"), ("loud=3", "no measure loud")):
         with pytest.raises(UserError, match=told):
             score_enhancement.main(Options(**options, expected=wrong))
 
@@ -86,5 +86,5 @@ def test_table_is_written_even_when_all_files_failed(folders):
 
 
 def test_bad_number_of_processes_is_refused(folders):
-    with pytest.raises(UserError, match="at least one process"):
+    with pytest.raises(UserError, match="--nj is 0; it must be at least 1"):
         score_enhancement.main(Options(folders / "clean", folders / "enhanced", nj=0))

@@ -17,7 +17,7 @@ NAMES = [f"u{n}" for n in range(12)]
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two seeds of csc: trials as they are, and enhanced by `good`, which helps, and `idle`, which changes nothing."""
+    """Two seeds of csc: unprocessed trials, and enhanced by `good`, which helps, and `idle`, which changes nothing."""
     first, second = np.triu_indices(12, 1)
     data, targets = tmp_path / "data", first % 3 == second % 3
     write_trials(data / "trials/adverse.txt", [NAMES[n] for n in first], [NAMES[n] for n in second], targets)
@@ -68,7 +68,7 @@ def test_table_has_means_over_seeds_and_what_each_enhancer_is_worth(runs, capsys
     main(options_of(runs))
     lines = (runs[0] / "table.md").read_text().splitlines()
     assert capsys.readouterr().out.splitlines() == lines and len(lines) == 2 + 2 + 7
-    assert lines[0] == "**csc**" and lines[2] == "| trials | targets | non-targets | as they are | good | idle |"
+    assert lines[0] == "**csc**" and lines[2] == "| trials | targets | non-targets | unprocessed | good | idle |"
     trials = read_trials(runs[0].parent / "data/trials/adverse.txt")
     plain, good = (
         [equal_error_rate(read_scores(run / f"scores/csc_{name}_cosine.txt", trials), trials.targets) for run in runs]
