@@ -1,6 +1,6 @@
-"""Is a feature space fit to tell noisy from clean speech? A look before a training, without labels.
+"""Check, before a training and without labels, whether a feature space separates noisy from clean speech.
 
-A group of features in which noisier speech is not further from the clean one can teach a network nothing.
+A group of features in which noisier speech is not further from clean speech cannot teach a network anything.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from cslib.datasets.augmentation import to_float
 from cslib.feature_spaces.base import FeatureSpace, distances
 from cslib.models.layers.levels import at_level_of_first
 
-CLEARLY, ENOUGH = -0.3, 0.95  # what is wanted of snr_correlation and closer at least
-LONGEST = 10 * SAMPLE_RATE  # samples; of longer recordings the beginning is taken
+MAX_CORRELATION, MIN_CLOSER = -0.3, 0.95  # of snr_correlation and closer in a usable group
+MAX_SAMPLES = 10 * SAMPLE_RATE  # of a recording; of longer ones the beginning is used
 
 
 class GroupCheck(NamedTuple):
-    """What one group of features makes of a few recordings.
+    """Distances of one group of features over some recordings.
 
     distance         mean of d(noisy, clean)
-    snr_correlation  rank correlation of d(noisy, clean) with the SNR: should be clearly negative, -0.3 or less
-    closer           [K] share of the recordings in which d(negative, clean) < d(noisy, clean): should be 0.95 or more
-    gain_change      mean change of the noisy features when the audio is three times as loud, relative to their size
+    snr_correlation  rank correlation of d(noisy, clean) with the SNR: at most -0.3 in a usable group
+    closer           [K] share of recordings in which d(negative, clean) < d(noisy, clean): should be at least 0.95
+    gain_change      mean change of the noisy features when the amplitude is tripled, relative to their size
     """
 
     distance: float
@@ -43,8 +43,8 @@ class GroupCheck(NamedTuple):
 def check_feature_space(
     space: FeatureSpace, pairs: PairedUtterances, rows: Iterable[int], device: torch.device | str = "cpu"
 ) -> list[GroupCheck]:
-    """A check of each group on some recordings; a hundred with different SNRs will do."""
-    found = [_look_at(space, pairs, int(row), device) for row in rows]
+    """Check each group on recordings `rows`; a hundred of different SNRs are enough."""
+    found = [_measure(space, pairs, int(row), device) for row in rows]
     snr = np.array([ratio for ratio, _, _ in found])
     apart = np.stack([distance for _, distance, _ in found])  # [n, 1 + K, G] to the clean speech
     change = np.stack([relative for _, _, relative in found])  # [n, G]
@@ -60,7 +60,7 @@ def check_feature_space(
 
 
 def table(checks: list[GroupCheck]) -> str:
-    """The checks as lines of text, a group each."""
+    """The checks as text, one line per group."""
     lines = ["group  d(noisy, clean)  rank correlation with SNR  negatives closer to clean  change under x3 gain"]
     for group, check in enumerate(checks, start=1):
         closer = " ".join(f"{share:.0%}" for share in check.closer) or "-"
@@ -72,30 +72,30 @@ def table(checks: list[GroupCheck]) -> str:
 
 
 def doubts(checks: list[GroupCheck]) -> list[str]:
-    """What speaks against the space and the negatives, a sentence each."""
+    """Problems of the feature space and of the negatives, one sentence each."""
     if any(math.isnan(check.snr_correlation) for check in checks):
-        return ["there are too few recordings, or all are of one SNR: whether the space is fit cannot be told"]
+        return ["there are too few recordings, or all have the same SNR: the feature space cannot be checked"]
     found = [
-        f"group {group} hardly tells noisier speech from less noisy one (rank correlation "
-        f"{check.snr_correlation:.2f}): leave it out by a 0 in its place in objective.regulariser.group_weights"
+        f"group {group} hardly separates noisier from less noisy speech (rank correlation "
+        f"{check.snr_correlation:.2f}): give it weight 0 in objective.regulariser.group_weights"
         for group, check in enumerate(checks, start=1)
-        if check.snr_correlation > CLEARLY
+        if check.snr_correlation > MAX_CORRELATION
     ]
     for negative, shares in enumerate(zip(*(check.closer for check in checks), strict=True), start=1):
-        if min(shares) < ENOUGH:
+        if min(shares) < MIN_CLOSER:
             found.append(
                 f"negative {negative} is closer to the clean speech than the noisy speech is in only "
-                f"{min(shares):.0%} to {max(shares):.0%} of the recordings, {ENOUGH:.0%} are wanted: one of a "
-                "network that learnt for longer would be better"
+                f"{min(shares):.0%} to {max(shares):.0%} of the recordings instead of {MIN_CLOSER:.0%}: train its network "
+                "for longer"
             )
     return found
 
 
-def _look_at(
+def _measure(
     space: FeatureSpace, pairs: PairedUtterances, row: int, device: torch.device | str
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """SNR in dB, distances [1 + K, G] of noisy speech and negatives to the clean speech, change under gain [G]."""
-    frames = min(int(pairs.num_samples[row]), LONGEST)
+    frames = min(int(pairs.num_samples[row]), MAX_SAMPLES)
     signals = at_level_of_first(to_float(torch.from_numpy(pairs.read(row, 0, frames)))[None])[0].to(device)
     noisy, clean, *negatives = (space.features(audio[None]) for audio in signals)
     louder = distances(space.features(3 * signals[:1]), noisy)[0]

@@ -1,6 +1,6 @@
-"""The stages of an encoder that this project has trained without labels: the space that needs nothing from elsewhere.
+"""The stages of a speaker encoder of this project, trained without labels: it needs no external model.
 
-Deep stages of a speaker encoder have learnt to leave noise and words out; early ones keep both. All are given.
+Deep stages of a speaker encoder discard noise and words; early stages keep both. All stages are groups.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ def build(config: FeatureSpaceConfig) -> EncoderStages:
     config.refuse("bundle", "groups")
     if config.checkpoint is None:
         raise UserError(
-            "space.checkpoint: the space `encoder` needs the final.pt of an encoder; train one, or use the space logmel"
+            "checkpoint of the feature space: encoder needs the final.pt of a speaker encoder; train one, or use logmel"
         )
     encoder = load_encoder(config.checkpoint)
     if not isinstance(encoder, Staged):
         raise UserError(
-            f"{config.checkpoint}: its network, {type(encoder).__name__}, has no stages to compare in; "
-            "give a resnet or a galr"
+            f"{config.checkpoint}: its network, {type(encoder).__name__}, has no stages to compare in; give the "
+            "final.pt of a resnet or a galr"
         )
     return EncoderStages(encoder)
 
 
 class EncoderStages(nn.Module):
-    """audio [B, T] -> the output of every stage (see `stages` of the network)."""
+    """audio [B, T] -> the output of each stage, [B, ...]."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Staged) -> None:
         super().__init__()
         self.encoder = encoder
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Log-mel frames at several resolutions: a space that nobody has to train, for small corpora and for tests."""
+"""Log-mel frames at several resolutions: a feature space without training, for small corpora and tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def build(config: FeatureSpaceConfig) -> LogMelPyramid:
 
 
 class LogMelPyramid(nn.Module):
-    """audio [B, T] -> log-mel frames [B, N, F], then means of 2 x 2, 4 x 4, ... of their values."""
+    """audio [B, T] -> log-mel frames [B, N, F], and their means over 2 x 2, 4 x 4, ... values."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()

@@ -1,13 +1,14 @@
-"""wav2vec 2.0, HuBERT and WavLM as torchaudio has them, with weights from a local file: nothing is ever downloaded.
+"""wav2vec 2.0, HuBERT and WavLM of torchaudio, with weights from a local file: nothing is downloaded.
 
-Layers are taken together in groups, by their mean (Xu and colleagues' code adds three at a time, for four groups of a
-base model). The base models hardly hear the level of their input; what is compared in them has to fix it elsewhere.
+A group is the mean of consecutive layers (the code of Xu et al. sums three at a time, for four groups of a base model).
+The base models are almost invariant to the level of their input, so the level has to be learnt from another loss.
 """
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,19 +24,19 @@ def build(config: FeatureSpaceConfig) -> LayerGroups:
     pipelines, name = torchaudio.pipelines, config.bundle or "WAV2VEC2_BASE"
     known = [each for each in pipelines.__all__ if isinstance(getattr(pipelines, each), pipelines.Wav2Vec2Bundle)]
     if name not in known:
-        raise UserError(f"space.bundle: there is no {name!r}; there are: {', '.join(known)}")
+        raise UserError(f"bundle of the feature space: {name!r} is none of torchaudio's: {', '.join(known)}")
     bundle = getattr(pipelines, name)
     if bundle.sample_rate != SAMPLE_RATE:
-        raise UserError(f"space.bundle: {name} listens at {bundle.sample_rate:g} Hz; choose one for 16 kHz")
+        raise UserError(f"bundle of the feature space: {name} is for {bundle.sample_rate:g} Hz; give one for 16000 Hz")
     return LayerGroups(load(bundle, name, config.checkpoint), config.groups or 4)
 
 
 def load(bundle: torchaudio.pipelines.Wav2Vec2Bundle, name: str, path: Path | None) -> nn.Module:
-    """The model with the weights of a file. Raises UserError when the file is absent or of another model."""
+    """The model with the weights of a file. Raises UserError when the file is missing or of another model."""
     if path is None or not Path(path).is_file():
         raise UserError(
-            f"space.checkpoint: {path or 'none given'}, and nothing is downloaded; give the file of the "
-            f"weights of {name}, or use the space encoder"
+            f"checkpoint of the feature space: {path or 'none given'}: not found, and nothing is downloaded; give "
+            f"the file with the weights of {name}, or use encoder"
         )
     place = {"model_dir": str(Path(path).parent), "file_name": Path(path).name, "weights_only": True}
     try:
@@ -45,21 +46,23 @@ def load(bundle: torchaudio.pipelines.Wav2Vec2Bundle, name: str, path: Path | No
 
 
 class LayerGroups(nn.Module):
-    """audio [B, T] -> groups of consecutive transformer layers, their mean: `groups` x [B, frames, width].
+    """audio [B, T] -> G tensors [B, frames, width], means of consecutive transformer layers.
 
-    A group takes equally many layers, apart from one more in the last ones. Frames are 20 ms apart.
+    Groups have equally many layers, the last ones one more where needed. Frames are 20 ms apart.
+    Raises UserError for more groups than layers.
     """
 
-    def __init__(self, model: nn.Module, groups: int) -> None:
+    def __init__(self, model: Any, groups: int) -> None:
         super().__init__()
-        # The models that want normalised audio come in a wrapper that normalises a batch as a whole: the features of
-        # an item would depend on its neighbours. Each item is normalised by itself here, and the wrapper left out.
-        self.normalised = getattr(model, "normalize_waveform", False)
-        self.model, self.groups = getattr(model, "model", model), groups
+        # Models for normalised audio come in a wrapper that normalises a batch as a whole, which makes the features of
+        # an item depend on the others. Here each item is normalised by itself, without the wrapper.
+        self.normalised = bool(getattr(model, "normalize_waveform", False))
+        self.model: Any = getattr(model, "model", model)
+        self.groups = groups
         layers = len(self.model.encoder.transformer.layers)
         if layers < groups:
-            raise UserError(f"space.groups: {groups} groups of {layers} layers; give {layers} or fewer")
-        # Each group counts twice as much as the one before it, as in the image regulariser that ours descends from.
+            raise UserError(f"groups of the feature space: {groups} groups of {layers} layers; give {layers} or fewer")
+        # Each group weighs twice as much as the one before it, in the manner of AECR-Net.
         self.group_weights = [2**group / (2**groups - 1) for group in range(groups)]
         self.bounds = [group * layers // groups for group in range(groups + 1)]
 

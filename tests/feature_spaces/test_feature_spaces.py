@@ -211,14 +211,17 @@ def test_the_bundle_itself_would_normalise_over_the_batch(monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     "values, told",
     [
-        ({"name": "encoder"}, "space.checkpoint"),
+        ({"name": "encoder"}, "checkpoint of the feature space"),
         ({"name": "encoder", "checkpoint": "absent.pt"}, "absent.pt: there is no such checkpoint"),
         ({"name": "torchaudio"}, "nothing is downloaded"),
         ({"name": "torchaudio", "checkpoint": "absent.pth"}, "absent.pth.*WAV2VEC2_BASE"),
         ({"name": "torchaudio", "bundle": "WAV2VEC3"}, "WAV2VEC2_BASE"),
         ({"name": "mel"}, "encoder, logmel, torchaudio"),
-        ({"name": "encoder", "checkpoint": "a.pt", "groups": 2}, "space.groups: the space encoder has no use for it"),
-        ({"name": "logmel", "checkpoint": "a.pt"}, "space.checkpoint: the space logmel has no use for it"),
+        (
+            {"name": "encoder", "checkpoint": "a.pt", "groups": 2},
+            "groups of the feature space: encoder does not use it",
+        ),
+        ({"name": "logmel", "checkpoint": "a.pt"}, "checkpoint of the feature space: logmel does not use it"),
     ],
 )
 def test_what_is_missing_is_said_in_one_sentence_and_never_fetched(values, told, monkeypatch, tmp_path):
@@ -242,7 +245,7 @@ def test_a_checkpoint_of_another_kind_is_refused(monkeypatch, tmp_path):
             open_feature_space(FeatureSpaceConfig("torchaudio", tmp_path / name))
     with pytest.raises(UserError, match="6 groups of 5 layers"):
         open_feature_space(FeatureSpaceConfig("torchaudio", path, groups=6))
-    with pytest.raises(UserError, match="groups: 0"):
+    with pytest.raises(UserError, match="groups of the feature space is 0; it must be at least 1"):
         FeatureSpaceConfig("logmel", groups=0)
 
 
@@ -270,7 +273,7 @@ def test_the_check_tells_how_distances_follow_noise_and_level(tmp_path):
     assert len(told) == 1 and told[0].startswith(
         "negative 2 is closer to the clean speech than the noisy speech is in only 0% to 0% of the recordings"
     )
-    for correlation, sentence in ((-0.1, "group 1 hardly tells"), (math.nan, "there are too few recordings")):
+    for correlation, sentence in ((-0.1, "group 1 hardly separates"), (math.nan, "there are too few recordings")):
         told = doubts([logmel[0]._replace(snr_correlation=correlation, closer=[1.0])])
         assert len(told) == 1 and told[0].startswith(sentence)
     lines = table(logmel).splitlines()

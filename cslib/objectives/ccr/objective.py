@@ -1,10 +1,12 @@
 """Speech enhancement with a curricular contrastive regulariser in a feature space (Xu et al., ICASSP 2024).
 
-A network learns to give back the clean speech; besides, its output is pulled to the clean speech and pushed from the
-noisy speech, and from speech that worse networks enhanced, in the space of a frozen encoder. The better
-the network, the more do the negatives weigh that it has left behind. Space and negatives serve the training alone.
+A network learns to output the clean speech. A regulariser pulls its output to the clean speech, and pushes it from the
+noisy speech and from the outputs of worse networks, in the feature space of a frozen encoder. A curriculum gives more
+weight to negatives that the network is already better than. Feature space and negatives are used in training only.
 
-The paper's equations were not available: this is a reconstruction (see cslib/objectives/ccr/regulariser.py).
+The paper's equations were not available: this is a reconstruction. Certain are the ratio's anchor, positive and
+negatives, a feature space of a self-supervised model, a curriculum of the weights, and no cost at inference. Inferred
+are distance, weights and their schedule (see regulariser.py, loss.py). Shapes: B items, T samples, K negatives.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,20 +38,20 @@ from cslib.objectives.ccr.regulariser import ContrastiveRegulariser, Regulariser
 
 @dataclass
 class Config:
-    # K folders with <set>/<id>.wav, which networks without it enhanced; or K final.pt of such networks, run on the spot
+    # K folders with <set>/<id>.wav enhanced by networks trained without a regulariser; or K final.pt of such networks
     negatives: list[Path] = field(default_factory=list)
     pairs: PairConfig = field(default_factory=PairConfig)  # crops
-    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)  # what is added to the native loss
-    validation: ValidationConfig = field(default_factory=ValidationConfig)  # what the curriculum goes by
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)  # added to the native loss
+    validation: ValidationConfig = field(default_factory=ValidationConfig)  # the quality that the curriculum follows
 
     @property
     def negative_networks(self) -> list[Path]:
-        """Those that the mode needs and that are networks."""
+        """The negatives that are networks, if the mode needs any."""
         return [path for path in self.negatives if self.regulariser.needs_negatives and Path(path).is_file()]
 
     @property
     def enhanced_folders(self) -> list[Path]:
-        """Those that the mode needs and that are folders of recordings."""
+        """The negatives that are folders of recordings, if the mode needs any."""
         return [path for path in self.negatives if self.regulariser.needs_negatives and not Path(path).is_file()]
 
 
@@ -57,12 +60,25 @@ def _open_pairs(folder: Path, config: Config) -> PairedUtterances:
 
 
 def build(config: Config, task: Task) -> Ccr:
-    """task.utterances are those of `Ccr.open_data`."""
     return Ccr(config, task)
 
 
 class Ccr(Objective):
-    """Minimises  native loss + lambda(t) * regulariser  over the enhancement network."""
+    """Minimises  native loss + lambda(t) * regulariser  over the enhancement network.
+
+    It keeps the curriculum: qualities of the negatives, and the best of the network. Whether it is well shows in
+    quality (PESQ, or dB of SI-SDR) beside best_quality and quality_<k> of the negatives, in ratio_<group> of the
+    regulariser, and in native_gradient beside regulariser_gradient: the regulariser should not dominate.
+
+    Raises UserError for data without two sides and without noise, for negatives that are missing or do not fit the
+    mode, and for a network that enhances nothing.
+    """
+
+    regulariser: ContrastiveRegulariser | None
+    validation: Validation | None
+    rated: Tensor  # bool scalar: the noisy speech and the negatives have been measured
+    quality: Tensor  # scalar, of the network when it was last measured
+    gradient_norms: Tensor  # [2], of native loss and regulariser when they were last measured
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__()
@@ -75,7 +91,9 @@ class Ccr(Objective):
         )
         self.network = find("models", task.network.name).build(task.network)
         if not isinstance(self.network, EnhancementNetwork):
-            raise UserError(f"network.name: {task.network.name} enhances nothing; give crn, mask_gru or tf_conformer")
+            raise UserError(
+                f"network.name is {task.network.name}, which enhances nothing; give crn, mask_gru or tf_conformer"
+            )
         self.regulariser = None
         if config.regulariser.mode != "none":
             self.regulariser = ContrastiveRegulariser(
@@ -87,15 +105,15 @@ class Ccr(Objective):
         self.validation = None
         if config.validation.pairs:
             self.validation = Validation(_open_pairs(config.validation.pairs, config), config.validation)
-        self.register_buffer("rated", torch.tensor(False))  # noisy speech and negatives have been measured
-        self.register_buffer("quality", torch.tensor(0.0))  # of the network when it was last measured
-        self.register_buffer("gradient_norms", torch.zeros(2))  # of native loss and regulariser, the same
+        self.register_buffer("rated", torch.tensor(False))
+        self.register_buffer("quality", torch.tensor(0.0))
+        self.register_buffer("gradient_norms", torch.zeros(2))
 
     @classmethod
     def open_data(cls, folder: Path, config: Config) -> PairedUtterances | Utterances:
-        """data/<corpus>/<set>, with what the negatives' folders hold for a set of this name, if the mode needs them.
+        """The pairs of a set with clean/ and noisy/, with those of the negatives' folders if the mode needs them.
 
-        Of a set that has no two sides, clean speech to be mixed with noise, just that.
+        The recordings of a set without these two folders: clean speech, to be mixed with noise.
         """
         if not any((Path(folder) / side).is_dir() for side in SIDES):
             return Utterances.open(folder)
@@ -104,15 +122,15 @@ class Ccr(Objective):
     def embedding_network(self) -> nn.Module:
         return self.network
 
-    def digests(self) -> dict[str, str | None]:
-        """What is read besides the training data, by content: a run with another space is another run."""
-        space = self.config.regulariser.feature_space.checkpoint if self.regulariser else None
+    def digests(self) -> dict[str, Any]:
+        """Of the checkpoint of the feature space, the validation set and the networks among the negatives."""
+        checkpoint = self.config.regulariser.feature_space.checkpoint if self.regulariser else None
         networks = [_digest(path) for path in self.config.negative_networks]
-        return {
-            "feature_space": _digest(space) if space else None,
+        found: dict[str, Any] = {
+            "feature_space": _digest(checkpoint) if checkpoint else None,
             "validation": self.validation.pairs.digest() if self.validation else None,
-            **({"negatives": networks} if networks else {}),
         }
+        return found | ({"negatives": networks} if networks else {})
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         if self.validation and not self.rated:
@@ -142,30 +160,33 @@ class Ccr(Objective):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Measure the network now and then, and let the curriculum know."""
-        if self.validation and (self.step + 1) % self.config.validation.every == 0:
-            self._on_first_process(self.quality, lambda: self.validation.of_network(self.network, self.quality.device))
+        """Measure the network every validation.every steps, and update the curriculum."""
+        validation = self.validation
+        if validation and (self.step + 1) % self.config.validation.every == 0:
+            self._on_first_process(self.quality, lambda: validation.of_network(self.network, self.quality.device))
             if self.regulariser is not None:
                 self.regulariser.curriculum.update(self.quality)
 
     def weight(self) -> float:
-        """lambda(t): 0 for a while, rises linearly over the warm-up, constant after it."""
+        """lambda(t): 0 for delay_steps, a linear rise over warmup_steps, constant after that."""
         config = self.config.regulariser
         risen = (self.step + 1 - config.delay_steps) / max(1, config.warmup_steps)
         return config.weight * min(1.0, max(0.0, risen))
 
     @torch.no_grad()
     def _rate(self) -> None:
-        """Measure the noisy speech, where the network starts, and the negatives, once in a training."""
-        found = self.quality.new_zeros(1 + (len(self.regulariser.curriculum.qualities) if self.regulariser else 0))
+        """Measure the noisy speech, where the network starts, and the negatives, once per training."""
+        curriculum = self.regulariser.curriculum if self.regulariser else None
+        found = self.quality.new_zeros(1 + (len(curriculum.qualities) if curriculum else 0))
         self._on_first_process(found, self._qualities)
         self.quality.copy_(found[0])
-        if len(found) > 1:
-            self.regulariser.curriculum.qualities.copy_(found[1:])
+        if curriculum is not None:
+            curriculum.qualities.copy_(found[1:])
         self.rated.fill_(True)
 
     def _qualities(self) -> list[float]:
-        """[1 + K], those of the noisy speech and of the negatives, measured as the network itself will be."""
+        """Qualities [1 + K] of the noisy speech and of the negatives, measured as those of the network."""
+        assert self.validation is not None
         device = self.quality.device
         with torch.autocast(device.type, enabled=False):
             networks = [self.validation.of_network(network, device) for network in self.negatives.on(device)]
@@ -173,7 +194,7 @@ class Ccr(Objective):
 
     @staticmethod
     def _on_first_process(result: Tensor, measure: Callable[[], float | list[float]]) -> None:
-        """Fill `result` in all processes with what `measure` gives in the first one."""
+        """Set `result`, in all processes, to what `measure` returns in the first one."""
         many = torch.distributed.is_initialized()
         if not many or torch.distributed.get_rank() == 0:
             result.copy_(torch.as_tensor(measure()))
@@ -181,7 +202,7 @@ class Ccr(Objective):
             torch.distributed.broadcast(result, 0)
 
     def _measured(self) -> dict[str, Tensor]:
-        """The qualities to log: of the network now, the best so far, of each negative."""
+        """Qualities to log: of the network when last measured, the best so far, of each negative."""
         if not self.validation:
             return {}
         diagnostics = {"quality": self.quality.clone()}
@@ -193,21 +214,21 @@ class Ccr(Objective):
 
 
 class NegativeNetworks:
-    """Frozen networks that enhance a batch on the spot. No nn.Module, so that no checkpoint of the objective has them.
+    """Frozen networks that enhance each batch. Not an nn.Module: checkpoints of the objective do not contain them.
 
-    Raises UserError when a file is no network for enhancement.
+    Raises UserError when a file is not a checkpoint of an enhancement network.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.networks = [load_enhancer(Path(path)).requires_grad_(False) for path in paths]
 
     def on(self, device: torch.device) -> list[nn.Module]:
-        """The networks, moved there where they are not."""
+        """The networks, moved to the device."""
         return [network.to(device) for network in self.networks]
 
     @torch.no_grad()
     def __call__(self, noisy: Tensor) -> list[Tensor]:
-        """[B, T] -> K of them"""
+        """Noisy speech [B, T] -> K enhanced versions, [B, T] each."""
         return [network(noisy).float() for network in self.on(noisy.device)]
 
 
@@ -219,29 +240,30 @@ def _check(config: Config, task: Task) -> None:
     regulariser, paired = config.regulariser, isinstance(task.utterances, PairedUtterances)
     absent = [path for path in config.negatives if regulariser.needs_negatives and not Path(path).exists()]
     if absent:
-        raise UserError(f"objective.negatives: there is no {absent[0]}; check the path, or train what makes it")
+        raise UserError(f"objective.negatives: {absent[0]}: not found; check the path, or train that network first")
     if not paired and not task.banks.noise:
         raise UserError(
-            "objective ccr: it learns from pairs of clean and noisy speech; give a set that holds both, or "
-            "one of clean speech and --noise to mix it with (rooms alone are none)"
+            "objective ccr needs pairs of clean and noisy speech: give a set with clean/ and noisy/, or clean speech "
+            "and --noise to mix it with (RIRs alone are not enough)"
         )
     if paired and task.banks.noise:
-        raise UserError("--noise: the pairs of this set are mixed already; leave it out, or give clean speech alone")
+        raise UserError(
+            "--noise: the pairs of this set are mixed already; leave --noise out, or give clean speech alone"
+        )
     if not paired and config.enhanced_folders:
         raise UserError(
-            "objective.negatives: nobody has enhanced beforehand what is mixed for every crop; give the "
-            "final.pt of the networks, not what they enhanced"
+            "objective.negatives: these are folders of recordings, but noisy speech is mixed anew for every crop; give "
+            "the final.pt of the networks instead"
         )
     if config.negative_networks and config.enhanced_folders:
-        raise UserError("objective.negatives: some are folders and some are files; give one or the other")
+        raise UserError("objective.negatives: some are folders and some are files; give only one kind")
     if regulariser.needs_negatives and not config.negatives:
         raise UserError(
-            f"objective.negatives: regulariser.mode {regulariser.mode} needs one or more folders of "
-            "recordings that networks without a regulariser enhanced, or the final.pt of such networks; "
-            "give them, or mode: cr"
+            f"objective.negatives is empty, but regulariser.mode {regulariser.mode} needs recordings enhanced by "
+            "networks trained without a regulariser, or the final.pt of such networks; give one or more, or mode: cr"
         )
     if regulariser.needs_negatives and regulariser.gamma and not config.validation.pairs:
         raise UserError(
-            "objective.validation.pairs: the curriculum goes by the quality on a validation set; give one, "
-            "or regulariser.gamma: 0"
+            "objective.validation.pairs is not given, but the curriculum follows the quality on a validation set; give "
+            "one, or regulariser.gamma: 0"
         )

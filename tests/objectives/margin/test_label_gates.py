@@ -131,7 +131,7 @@ def vectors(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(
         margin,
-        "degraded",
+        "augmented",
         lambda batch: to_float(batch["speech"]) + 0.03 * torch.randn(batch["speech"].shape, generator=generator),
     )
 
@@ -162,7 +162,7 @@ def run(objective, module=None, share=slice(None), count=STEPS):
 def test_dynamic_gate_keeps_right_labels_and_rejects_wrong_ones(vectors):
     gated = objective(gate="dynamic")
     diagnostics = run(gated)[-1].diagnostics
-    believed = gated.gate.believed(gated.gate.losses, STEPS).numpy()
+    believed = gated.gate.trusted(gated.gate.losses, STEPS).numpy()
     assert WRONG.mean() > 0.25 and WRONG[believed].mean() < 0.05 and believed[~WRONG].mean() > 0.95
     assert 0.1 < diagnostics["gate"] < 10 and 0.6 < diagnostics["kept"] < 0.8
 
@@ -177,7 +177,7 @@ def test_correction_gives_rejected_utterances_their_true_labels(vectors):
     trained = objective(gate="dynamic", correction=True)
     diagnostics = run(trained)[-1].diagnostics
     assert diagnostics["corrected"] > 0.5 * WRONG.mean()
-    rejected = ~trained.gate.believed(trained.gate.losses, STEPS)
+    rejected = ~trained.gate.trusted(trained.gate.losses, STEPS)
     own, sure = trained.gate.own_labels(trained._clean_logits(spoken()[rejected]))
     right = own.argmax(1).numpy() == TRUTH[rejected]
     assert sure.float().mean() > 0.7 and right[sure].mean() > 0.95
@@ -187,7 +187,7 @@ def test_correction_gives_rejected_utterances_their_true_labels(vectors):
 def test_corrected_loss_is_the_cross_entropy_of_the_own_labels(vectors, monkeypatch):
     gated = objective(gate="fixed", gate_loss=2.0, gate_start=0.15, correction=True, correction_start=0.15, margin=0.0)
     run(gated, count=40)
-    monkeypatch.setattr(margin, "degraded", lambda batch: to_float(batch["speech"]))
+    monkeypatch.setattr(margin, "augmented", lambda batch: to_float(batch["speech"]))
     batch = next(batches())
     losses = gated(batch)
     with torch.no_grad():
@@ -228,8 +228,8 @@ def test_loss_that_is_no_number_is_not_hidden_by_the_gate(vectors):
     assert gated(next(batches())).total.isnan()
 
 
-def test_gate_that_believes_few_labels_is_told_with_a_remedy():
-    assert "believes only 20% of the labels: raise objective.gate_start" in objective().warning({"kept": 0.2})
+def test_gate_that_keeps_few_labels_warns_with_a_remedy():
+    assert "keeps only 20% of the labels: raise objective.gate_start" in objective().warning({"kept": 0.2})
     assert objective().warning({"kept": 0.7}) is None and objective().warning({"loss": 1.0}) is None
 
 
@@ -253,9 +253,9 @@ def test_losses_are_those_of_their_utterances_and_the_worse_of_two_crops():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"gate": "loose"}, "objective.gate is none, fixed or dynamic, not 'loose'"),
+        ({"gate": "loose"}, "objective.gate is loose; it must be none, fixed or dynamic"),
         ({"correction": True}, "set objective.gate"),
-        ({"gate": "fixed", "correction_temperature": 0.0}, "correction_temperature is more than 0"),
+        ({"gate": "fixed", "correction_temperature": 0.0}, "correction_temperature is 0.0; it must be more than 0"),
     ],
 )
 def test_a_choice_that_cannot_work_is_a_sentence(values, message):
@@ -323,7 +323,7 @@ def train_in_two(rank, folder):
 
 def end_of_a_training(share):
     """Without noise, so that one process and two hear the same; and half of the labels are rejected."""
-    margin.degraded = lambda batch: to_float(batch["speech"])
+    margin.augmented = lambda batch: to_float(batch["speech"])
     label_gates.find_gate = lambda losses, _: float(np.median(losses))
     trained = objective(gate="dynamic", correction=True, freeze_encoder=0.05, gate_start=0.1, correction_start=0.15)
     torch.manual_seed(0)
@@ -337,7 +337,7 @@ def end_of_a_training(share):
 
 
 def test_two_processes_freeze_gate_and_correct_as_one_does(tmp_path, monkeypatch):
-    for module, name in ((margin, "degraded"), (label_gates, "find_gate")):
+    for module, name in ((margin, "augmented"), (label_gates, "find_gate")):
         monkeypatch.setattr(module, name, getattr(module, name))  # given back at the end
     code = (
         "import sys; from tests.objectives.margin.test_label_gates import train_in_two; "

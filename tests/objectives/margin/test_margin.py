@@ -17,7 +17,7 @@ from cslib.datasets.crops import CropConfig
 from cslib.models import resnet
 from cslib.objectives.base import Task
 from cslib.objectives.margin.loss import class_cosines, cross_entropies, with_margin, with_top_k_margin
-from cslib.objectives.margin.objective import Config, build, degraded
+from cslib.objectives.margin.objective import Config, augmented, build
 
 
 class Network(resnet.Config):
@@ -137,7 +137,7 @@ def test_loss_without_margin_is_the_cross_entropy_of_scaled_cosines(task):
     margin = objective(task, margin=0.0).eval()
     batch = batch_of(margin)
     losses = margin(batch)
-    embeddings = margin.embedding_network().embed(degraded(batch))
+    embeddings = margin.embedding_network().embed(augmented(batch))
     cosines = torch.nn.functional.cosine_similarity(embeddings[:, None], margin.centres[None, :, 0], dim=-1)
     expected = torch.nn.functional.cross_entropy(30 * cosines, batch["label"])
     torch.testing.assert_close(losses.total, expected)
@@ -148,7 +148,7 @@ def test_both_margins_are_in_the_loss_and_rise_together(task):
     margin = objective(task, margin=0.3, top_k_margin=0.1, margin_warmup=0.5).eval()
     batch, expected, found = batch_of(margin), [], []
     labels = batch["label"]
-    cosines = class_cosines(margin.encoder(degraded(batch)), margin.centres)
+    cosines = class_cosines(margin.encoder(augmented(batch)), margin.centres)
     for margin.step, share in ((0, 0.0), (25, 0.5), (50, 1.0), (90, 1.0)):
         logits = with_margin(with_top_k_margin(cosines, labels, 0.1 * share, 5), labels, 0.3 * share)
         expected.append(torch.nn.functional.cross_entropy(30 * logits, labels).item())
@@ -240,8 +240,8 @@ def test_correction_leaves_the_batch_norms_as_they_are(task):
 
 def test_interferer_is_as_much_softer_as_drawn(task):
     batch = batch_of(objective(task))
-    alone = degraded(batch | {"interferer": torch.zeros_like(batch["interferer"])})
-    both = degraded(batch)
+    alone = augmented(batch | {"interferer": torch.zeros_like(batch["interferer"])})
+    both = augmented(batch)
     talking = batch["interferer"].any(dim=1)
     ratio = 10 * torch.log10(alone.square().sum(1) / (both - alone).square().sum(1))
     assert talking.any()
