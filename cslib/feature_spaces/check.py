@@ -85,8 +85,8 @@ def doubts(checks: list[GroupCheck]) -> list[str]:
         if min(shares) < MIN_CLOSER:
             found.append(
                 f"negative {negative} is closer to the clean speech than the noisy speech is in only "
-                f"{min(shares):.0%} to {max(shares):.0%} of the recordings instead of {MIN_CLOSER:.0%}: train its network "
-                "for longer"
+                f"{min(shares):.0%} to {max(shares):.0%} of the recordings instead of {MIN_CLOSER:.0%}: train its "
+                "network for longer"
             )
     return found
 

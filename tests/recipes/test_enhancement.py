@@ -72,7 +72,7 @@ def search(folder: Path, *options: str) -> subprocess.CompletedProcess:
         (["--space", "none.pt"], "/none.pt"),
         (["--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
         (["--bundle", "WAVLM_BASE", "--space", "logmel"], "--space is logmel"),
-        (["--bundle", "WAVLM", "--space", str(RUN)], "space.bundle: there is no 'WAVLM'"),
+        (["--bundle", "WAVLM", "--space", str(RUN)], "bundle of the feature space: 'WAVLM' is none of torchaudio's"),
         (["--space", str(RUN)], str(RUN)),
     ],
 )
