@@ -46,14 +46,14 @@ def main(options: Options) -> None:
     runs = {Path(name): read_json(Path(name) / "results.json") for name in options.runs.split(",")}
     if any("over_none" not in results for results in runs.values()):
         raise UserError("--runs: give folders of egs/voicebank, each with a results.json")
-    groups = alike(runs)
+    groups = groups_of_seeds(runs)
     lines = [*measures_table(runs, groups), "", *gains_table(groups)]
     print("\n".join(lines))
     if options.out:
         write_lines(options.out, lines)
 
 
-def alike(runs: dict[Path, dict[str, Any]]) -> dict[str, list[Path]]:
+def groups_of_seeds(runs: dict[Path, dict[str, Any]]) -> dict[str, list[Path]]:
     """{name: runs that differ only in their seeds}; the name is the network and whatever else differs between groups.
 
     Raises UserError when two runs of a group have the same seed.

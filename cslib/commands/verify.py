@@ -91,7 +91,7 @@ def verdict(score: float, calibration: Calibration) -> str:
 
 
 def likelihood_ratio(logarithm: float) -> str:
-    """The ratio as text, from its logarithm in nats; it is not worth more than two digits, nor beyond 1,000."""
+    """The likelihood ratio as text, rounded and limited to 0.001 to 1,000, from its logarithm in nats."""
     if abs(logarithm) > math.log(1000):
         return "above 1,000" if logarithm > 0 else "below 0.001"
     ratio = math.exp(logarithm)

@@ -141,7 +141,7 @@ def test_what_cannot_be_read_is_one_sentence(network, tmp_path):
     for name, told in (
         ("none.wav", "no such file"),
         (".", "is a folder"),
-        ("samples.raw", "raw samples, whose rate is not known"),
+        ("samples.raw", "raw samples without a header"),
         ("text.wav", "cannot be read as audio"),
         ("cut.flac", "cannot be read as audio"),
     ):
