@@ -32,7 +32,7 @@ def main(options: Options) -> None:
     except UserError as reason:
         print(f"clusters were not compared with speakers: {reason}")
         return
-    scores = compare(list(table.values()), speakers)
+    scores = compare(list(table.values()), speakers.tolist())
     clusters = len(set(table.values()))
     if options.out:
         write_json(options.out, {"clusters": clusters, "kept": len(table), **scores})

@@ -94,8 +94,10 @@ def current_whitening(options: Options, train: Path, statistics: nn.Module, devi
 def whiten(options: Options, train: Path, statistics: nn.Module, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and matrix [D, D] that give the training set's statistics unit variance, in constant memory."""
     utterances = Utterances.open(train)
-    rows, total, products = np.arange(len(utterances)), 0.0, 0.0
-    with progress((), "estimating the whitening", total=len(rows)) as bar:
+    size = 2 * options.num_mels
+    rows, total, products = np.arange(len(utterances)), np.zeros(size), np.zeros((size, size))
+    nothing: tuple[int, ...] = ()
+    with progress(nothing, "estimating the whitening", total=len(rows)) as bar:
         for ids, audio, lengths in audio_batches(
             utterances, rows, options.batch_seconds, options.max_seconds, options.workers
         ):

@@ -126,7 +126,8 @@ def of_labels(arms: dict[str, dict[int, Path]], name: str) -> list[str]:
 
 
 def _mean(values: list[float | None]) -> str:
-    return "" if None in values else f"{mean(values):.2f}"
+    known = [value for value in values if value is not None]
+    return f"{mean(known):.2f}" if len(known) == len(values) else ""
 
 
 def notes(arms: dict[str, dict[int, Path]]) -> list[str]:

@@ -21,7 +21,7 @@ class ScoringConfig:
     cohort_size: int = 20000  # asnorm: number of training utterances, drawn at random, to normalise with
     top_k: int = 300  # asnorm: number of cohort utterances, the most similar ones, that count for each utterance
     plda_size: int = 150  # plda: dimensions of the speaker subspace; fewer if the labels support no more
-    seed: int = 0  # of the cohort and the bootstrap
+    seed: int = 0  # random seed of the cohort and the bootstrap
 
 
 @dataclass(kw_only=True)
