@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from cslib.config import find, parse
+from cslib.config import find, parse, to_dict
 from cslib.data.banks import Banks, BankWriter
 from cslib.data.embeddings import EmbeddingWriter
 from cslib.data.trials import write_trials
@@ -117,7 +117,7 @@ def test_arm_of_clustering_is_its_config(arm: Path) -> None:
 
 
 def vars_of(options: object) -> dict:
-    return json.loads(json.dumps(train.to_dict(options)))
+    return json.loads(json.dumps(to_dict(options)))
 
 
 @pytest.fixture
