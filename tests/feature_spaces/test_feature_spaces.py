@@ -104,7 +104,7 @@ def space(request, tmp_path, monkeypatch):
     )
 
 
-def test_a_gradient_reaches_the_audio_and_not_the_space(space):
+def test_gradient_reaches_the_audio_and_not_the_network(space):
     before = [value.clone() for value in space.network.state_dict().values()]
     audio = noise(2, 8000).requires_grad_()
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_stages_of_a_resnet_end_with_what_is_pooled(tmp_path):
     assert [stage.shape[1] for stage in stages] == [4, 6] and torch.equal(stages[-1].flatten(1, 2), seen[0])
 
 
-def test_stages_of_a_separative_encoder_are_what_its_blocks_give(tmp_path):
+def test_stages_of_a_separative_encoder_are_outputs_of_its_blocks(tmp_path):
     network = checkpoints.load_encoder(final(tmp_path, "galr"))
     seen = {}
     for name in ("shared.0", "shared.2", "speaker.1"):
@@ -163,7 +163,7 @@ def test_stages_of_a_separative_encoder_are_what_its_blocks_give(tmp_path):
 
 
 @pytest.mark.parametrize("shared, speaker, groups", [(1, 0, 2), (1, 1, 3), (0, 1, 2), (0, 0, 1), (4, 2, 4)])
-def test_no_stage_is_given_twice(shared, speaker, groups):
+def test_no_stage_is_returned_twice(shared, speaker, groups):
     config = galr.Config(**vars(NETWORKS["galr"][1]) | {"shared_blocks": shared, "speaker_blocks": speaker})
     assert len(galr.build(config).stages(noise(1, 4000))) == groups
 
@@ -224,7 +224,7 @@ def test_the_bundle_itself_would_normalise_over_the_batch(monkeypatch, tmp_path)
         ({"name": "logmel", "checkpoint": "a.pt"}, "checkpoint of the feature space: logmel does not use it"),
     ],
 )
-def test_what_is_missing_is_said_in_one_sentence_and_never_fetched(values, told, monkeypatch, tmp_path):
+def test_missing_weights_are_one_sentence_and_never_downloaded(values, told, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("fetched"))
     if "checkpoint" in values:
         values["checkpoint"] = tmp_path / values["checkpoint"]
@@ -256,7 +256,7 @@ def test_distances_are_means_over_each_item():
     assert found[1, 0].item() == pytest.approx((ours[0][1] - others[0][1]).abs().mean().item())
 
 
-def test_the_check_tells_how_distances_follow_noise_and_level(tmp_path):
+def test_check_reports_how_distances_follow_noise_and_level(tmp_path):
     pairs = make_pairs(tmp_path / "valid", count=6)
     folders = [make_negative(tmp_path / f"times{factor}", pairs, factor) / "valid" for factor in (0.3, 3.0)]
     opened = PairedUtterances.open(pairs, folders)

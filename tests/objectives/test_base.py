@@ -47,7 +47,7 @@ def added(tmp_path, monkeypatch):
     return module
 
 
-def test_the_example_is_small_and_defines_what_is_asked_for():
+def test_example_is_small_and_complete():
     lines = [line for line in example().splitlines() if line.strip()]
     assert len(lines) < 45
     for needed in ("^class Config", r"\(Objective\):", "^def build"):

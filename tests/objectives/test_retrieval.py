@@ -35,7 +35,7 @@ class Level(nn.Module):
         return torch.stack([angle.cos(), angle.sin()], dim=1) * (0.0 if self.training else 1.0) + 1e-6
 
 
-def test_parts_have_nothing_in_common_and_are_of_one_length(utterances):
+def test_parts_do_not_overlap_and_have_one_length(utterances):
     found = Retrieval(utterances, 4, seed=0)
     assert found.parts.shape == (4, 2, round(SECONDS * 16000)) and found.parts.dtype == torch.int16
     for row, (first, second) in zip(found.rows, found.parts, strict=True):
@@ -43,7 +43,7 @@ def test_parts_have_nothing_in_common_and_are_of_one_length(utterances):
         assert first.max() <= second.min()  # the ramp rises by less than one a sample
 
 
-def test_share_is_of_those_that_find_their_own_other_part(utterances):
+def test_share_counts_parts_that_are_nearest_to_their_own_other_part(utterances):
     found, network = Retrieval(utterances, 4, seed=0), Level().train()
     found.measure(network)
     assert found.share == 1 and network.training
@@ -63,7 +63,7 @@ def test_too_few_or_too_many_are_refused(utterances, count):
         Retrieval(utterances, count, seed=0)
 
 
-def test_dino_never_trains_on_what_it_holds_out_and_measures_now_and_then(task, monkeypatch):  # noqa: F811
+def test_dino_measures_retrieval_on_utterances_that_it_never_trains_on(task, monkeypatch):  # noqa: F811
     task.labels = np.zeros(8, np.int64)
     settings = {"held_out": 2, "views": {"positives": "cluster"}}
     assert objective(task, **settings).retrieval is None, "one in twenty at the most is held out, and here that is none"

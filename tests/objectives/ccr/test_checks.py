@@ -26,7 +26,7 @@ def test_a_config_file_can_set_all_of_it(tmp_path):
         from_dict(Config, {"regulariser": {"mode": "clean"}}, "config.yaml")
 
 
-def test_what_is_mixed_and_what_is_not_are_told_apart(data, mixing):
+def test_paired_and_clean_sets_are_used_with_the_right_options(data, mixing):
     with pytest.raises(UserError, match="--noise to mix it with"):
         mixed_objective(data, mixing, banks=None)
     config = config_of(data)
@@ -58,13 +58,13 @@ def test_what_is_mixed_and_what_is_not_are_told_apart(data, mixing):
         ({"group_weights": [-1.0]}, "group_weights"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused(values, told):
+def test_invalid_value_is_refused(values, told):
     with pytest.raises(UserError, match=told):
         RegulariserConfig(**values)
     assert RegulariserConfig("none", weight=0.0).mode == "none"
 
 
-def test_what_a_mode_lacks_is_said_when_it_is_built(data):
+def test_missing_requirements_of_a_mode_are_refused(data):
     for values, told in (({"negatives": ()}, "objective.negatives"), ({"group_weights": [1.0]}, "2 groups")):
         with pytest.raises(UserError, match=told):
             objective(data, **values)

@@ -41,7 +41,7 @@ def test_fixed_weights_no_negatives_and_hard_ones_alone():
     assert alone.tolist() == pytest.approx([0.0, 0.625, 0.375])
 
 
-def test_the_curriculum_moves_one_way_and_comes_back_from_a_checkpoint():
+def test_curriculum_moves_one_way_and_is_restored_from_a_checkpoint():
     curriculum = Curriculum(3)
     assert not curriculum.beaten.any()  # neither qualities nor an update yet
     curriculum.qualities.copy_(torch.tensor([1.5, 2.0, 2.5]))
@@ -55,7 +55,7 @@ def test_the_curriculum_moves_one_way_and_comes_back_from_a_checkpoint():
     assert resumed.best == 9.0 and resumed.beaten.all()
 
 
-def test_harder_negatives_weigh_more_once_they_are_beaten():
+def test_negatives_weigh_more_once_they_are_beaten():
     given = signals()
     far = regulariser("ccr", beaten=0)(*given)
     near = regulariser("ccr", beaten=2)(*given)

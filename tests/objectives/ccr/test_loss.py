@@ -15,7 +15,7 @@ def speech(*shape, seed=1):
     return LEVEL * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_nothing_is_lost_at_the_clean_speech():
+def test_loss_is_zero_at_the_clean_speech():
     clean = speech(3, 8001)
     total, parts = reconstruction_loss(clean.clone(), clean)
     assert 0 <= total < 1e-3 and parts["complex"] == parts["magnitude"] == 0
@@ -33,12 +33,12 @@ def test_nothing_is_lost_at_the_clean_speech():
         torch.zeros_like,
     ],
 )
-def test_any_change_costs(change):
+def test_any_change_has_a_positive_loss(change):
     clean = speech(3, 8001)
     assert reconstruction_loss(change(clean), clean)[0] > reconstruction_loss(clean, clean)[0] + 0.01
 
 
-def test_more_noise_costs_more():
+def test_more_noise_has_a_larger_loss():
     clean, noise = speech(3, 8000), speech(3, 8000, seed=2)
     losses = [reconstruction_loss(clean + gain * noise, clean)[0] for gain in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)]
     assert losses == sorted(losses)

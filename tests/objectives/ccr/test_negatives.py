@@ -27,7 +27,7 @@ from tests.objectives.ccr.tiny_ccr import (
 from tests.tiny_run import encoder, log, run_script, train_on_two_processes
 
 
-def test_networks_make_the_negatives_of_what_is_mixed_anew(data, mixing):
+def test_networks_enhance_the_negatives_of_fresh_mixtures(data, mixing):
     made = mixed_objective(data, mixing).eval()
     batch = batch_of(made)
     assert batch["negatives"].shape[1] == 0
@@ -53,7 +53,7 @@ def test_networks_make_the_negatives_of_what_is_mixed_anew(data, mixing):
     assert abs(expected[0] - expected[1]) > 0.01
 
 
-def test_networks_that_make_negatives_are_no_part_of_the_run_but_known_to_it(data, mixing):
+def test_negative_networks_are_in_the_digests_but_not_in_the_checkpoint(data, mixing):
     made = mixed_objective(data, mixing).train()
     made(batch_of(made)).total.backward()
     assert {name.partition(".")[0] for name, _ in made.named_parameters()} == {"network"}
@@ -66,7 +66,7 @@ def test_networks_that_make_negatives_are_no_part_of_the_run_but_known_to_it(dat
 
 
 @pytest.mark.parametrize("mode, expected", [("cr", 0), ("positive", 0), ("ccr", 4), ("cr_matched", 2)])
-def test_networks_run_only_when_a_step_makes_use_of_them(data, mixing, mode, expected):
+def test_negative_networks_run_only_in_steps_that_use_them(data, mixing, mode, expected):
     made = mixed_objective(data, mixing, mode).train()
     runs = []
     for network in made.negatives.networks:
@@ -77,7 +77,7 @@ def test_networks_run_only_when_a_step_makes_use_of_them(data, mixing, mode, exp
     assert len(runs) == expected
 
 
-def test_networks_that_make_negatives_go_where_the_audio_is_before_they_are_first_used(data, mixing, monkeypatch):
+def test_negative_networks_move_to_the_device_of_the_audio(data, mixing, monkeypatch):
     made = mixed_objective(data, mixing)
     moved = []
     for network in made.negatives.networks:
@@ -88,7 +88,7 @@ def test_networks_that_make_negatives_go_where_the_audio_is_before_they_are_firs
     assert not any(p.requires_grad for network in made.negatives.networks for p in network.parameters())
 
 
-def test_a_resumed_run_meets_the_mixtures_that_it_would_have_met(data, mixing, tmp_path, monkeypatch):
+def test_resumed_run_has_the_mixtures_of_an_uninterrupted_run(data, mixing, tmp_path, monkeypatch):
     config, task = mixed_config_and_task(data, mixing)
     whole = trained(data, tmp_path / "whole", config, task=task)
     trained(data, tmp_path / "run", config, monkeypatch, stop=4, task=task)
@@ -156,7 +156,7 @@ def test_fresh_mixtures_do_not_depend_on_the_mode(data, mixing):
     assert torch.equal(batch_of(cr)["noisy"], batch_of(ccr)["noisy"])
 
 
-def test_negatives_lie_in_a_folder_of_the_name_of_the_set(data, tmp_path):
+def test_negatives_are_in_a_folder_with_the_name_of_the_set(data, tmp_path):
     config = config_of(data)
     audio = Ccr.open_data(data / "train", config).read(0)
     assert len(audio) == 4 and np.array_equal(audio[2], soundfile.read(data / "poor/train/u00.wav", dtype="int16")[0])

@@ -61,7 +61,7 @@ def test_one_gain_brings_the_noisy_speech_of_an_item_to_the_level():
     assert torch.equal(scaled[1], given[1])
 
 
-def test_gradients_of_both_losses_are_measured_now_and_then(data):
+def test_gradients_of_both_losses_are_measured_every_few_steps(data):
     made = objective(data, weight=0.5).train()
     first = made(batch_of(made)).diagnostics
     assert first["native_gradient"] > 0 and first["regulariser_gradient"] > 0
@@ -73,7 +73,7 @@ def test_gradients_of_both_losses_are_measured_now_and_then(data):
 
 
 @pytest.mark.parametrize("delay", [0, 7])
-def test_lambda_is_nothing_at_first_and_rises_over_the_warm_up(data, delay):
+def test_lambda_is_zero_at_first_and_rises_over_the_warm_up(data, delay):
     made = objective(data, weight=0.2, delay_steps=delay, warmup_steps=4)
     found = []
     for made.step in (delay // 2 - 1, delay, delay + 1, delay + 3, delay + 50):
@@ -95,7 +95,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(data, tmp_path, monkeypatch, 
     assert [line["step"] for line in logged(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_is_kept_is_the_enhancement_network_alone_whatever_the_mode(data, tmp_path):
+def test_only_the_enhancement_network_is_kept_in_every_mode(data, tmp_path):
     sizes = {}
     for mode in ("none", "ccr"):
         made = trained(data, tmp_path / mode, config_of(data, mode))
@@ -107,7 +107,7 @@ def test_what_is_kept_is_the_enhancement_network_alone_whatever_the_mode(data, t
     assert sizes["none"] == sizes["ccr"]
 
 
-def test_a_training_without_the_test_set_or_speakers_goes_to_the_end(data, tmp_path):
+def test_training_needs_neither_test_set_nor_speakers(data, tmp_path):
     """The fixture has neither; the curriculum knows the validation set alone."""
     assert sorted(path.name for path in data.iterdir()) == ["good", "poor", "train", "valid"]
     made = trained(data, tmp_path / "run", config_of(data))
@@ -116,7 +116,7 @@ def test_a_training_without_the_test_set_or_speakers_goes_to_the_end(data, tmp_p
     assert {"quality", "best_quality", "beaten", "weight_noisy", "native_gradient"} <= line.keys()
 
 
-def test_digests_follow_the_content_of_space_and_validation_set(data, tmp_path):
+def test_digests_change_with_feature_space_and_validation_set(data, tmp_path):
     made = objective(data, "cr")
     assert made.digests()["feature_space"] is None and len(made.digests()["validation"]) == 64
     network = resnet.Config(num_mels=24, channels=[4], blocks=[1], embedding_size=4)

@@ -40,7 +40,7 @@ def test_quality_is_the_mean_over_all_recordings_and_so_are_those_of_the_negativ
     assert made.quality.item() == pytest.approx(expected, abs=1e-3) == made.regulariser.curriculum.best.item()
 
 
-def test_validation_is_due_every_few_steps_and_leaves_no_trace(data):
+def test_validation_runs_every_few_steps_and_does_not_change_the_training(data):
     made = objective(data, every=3).train()
     made(batch_of(made))
     state = torch.get_rng_state()
@@ -53,7 +53,7 @@ def test_validation_is_due_every_few_steps_and_leaves_no_trace(data):
     assert made.network.training and torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_cannot_be_measured_counts_as_poor_in_every_arm(data, monkeypatch):
+def test_unmeasurable_recordings_count_as_poor_in_every_arm(data, monkeypatch):
     def measure(clean, enhanced):
         if np.ptp(enhanced) == 0:
             raise Unmeasurable("silent")
@@ -69,7 +69,7 @@ def test_what_cannot_be_measured_counts_as_poor_in_every_arm(data, monkeypatch):
     assert validation.of_recordings() == [3.0]
 
 
-def test_a_network_that_gives_no_numbers_is_poor_and_no_other_mistake_counts_as_that(data):
+def test_nan_output_counts_as_poor_and_other_errors_are_raised(data):
     score = Validation(PairedUtterances.open(data / "valid"), ValidationConfig(data / "valid", "si_sdr", 4)).score
     clean = talk(0)
     worst = validating.MEASURES["si_sdr"][1]
@@ -79,7 +79,7 @@ def test_a_network_that_gives_no_numbers_is_poor_and_no_other_mistake_counts_as_
 
 
 @needs_pesq
-def test_pesq_is_measured_on_what_has_a_length_for_it(tmp_path):
+def test_pesq_needs_a_minimal_length(tmp_path):
     pairs = make_pairs(tmp_path / "valid", count=2, seconds=1.5)
     opened = PairedUtterances.open(pairs)
     validation = Validation(opened, ValidationConfig(pairs))

@@ -72,7 +72,7 @@ def test_the_loss_is_a_ratio_of_batch_means_not_a_mean_of_ratios():
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("none", "cr_matched")])
-def test_nothing_is_lost_at_the_clean_speech_and_all_is_finite_at_the_noisy_speech(mode):
+def test_loss_is_zero_at_the_clean_speech_and_finite_at_the_noisy_speech(mode):
     _, clean, noisy, negatives = signals()
     made = regulariser(mode)
     assert made(clean.clone(), clean, noisy, negatives)[0] == 0
@@ -121,7 +121,7 @@ def test_ccr_without_hard_negatives_is_cr():
     assert regulariser("ccr", 0).weights().tolist() == [1.0]
 
 
-def test_health_holds_distances_and_ratio_of_each_group():
+def test_diagnostics_hold_distances_and_ratio_of_each_group():
     made, given = regulariser("ccr", beaten=1), signals()
     value, diagnostics = made(*given)
     enhanced, clean, noisy, negatives = given
@@ -155,7 +155,7 @@ def test_matched_cr_has_the_gradient_norm_of_ccr_and_the_direction_of_cr():
     assert 0 < abs(matched.factor - settled) < 0.2 * abs(factor - settled)
 
 
-def test_matched_cr_forgets_how_strong_ccr_was_while_lambda_rose():
+def test_matched_cr_ignores_measurements_from_the_warm_up():
     enhanced, clean, noisy, negatives = signals()
     matched = regulariser("cr_matched")
     close = (noisy + 1e-4 * (enhanced - noisy)).requires_grad_()  # as in the beginning: cr has a huge gradient there
@@ -195,7 +195,7 @@ def test_shares_of_a_batch_in_two_processes_give_the_gradient_of_the_whole(monke
 
 
 @pytest.mark.parametrize("path", ARMS, ids=lambda path: path.stem)
-def test_weights_of_the_recipe_neither_drown_the_native_loss_nor_drown_in_it(path):
+def test_shipped_weights_balance_regulariser_and_native_loss(path):
     """Half of the way from the noisy to the clean speech; weights taken over from other losses are off by a hundred."""
     sides = [(talk(seed), noisy_speech(talk(seed), 5.0 * seed, seed=50 + seed)) for seed in range(3)]
     clean, noisy = (torch.tensor(np.stack(side), dtype=torch.float32) for side in zip(*sides, strict=True))

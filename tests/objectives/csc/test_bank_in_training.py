@@ -95,7 +95,7 @@ def test_swap_bank_reads_what_the_pass_before_has_written_and_nothing_else(uninf
         csc.after_step()
 
 
-def test_who_was_silent_in_the_last_pass_leaves_no_older_entry_in_the_swap_bank(uninformed):
+def test_identity_silent_in_the_last_pass_has_no_older_entry_in_the_swap_bank(uninformed):
     csc = uninformed(bank="swap", batch_size=6, mixtures={"single_p": 0.7})
     steps_per_pass = csc.dataset.per_pass // 6
     missing = 0
@@ -128,7 +128,7 @@ def test_batch_bank_compares_with_the_other_views_of_the_same_batch_only(uninfor
         {"bank": "fifo", "labels": LABELS, "entries": 3},
     ],
 )
-def test_a_bank_restored_in_the_middle_of_a_pass_goes_on_as_if_nothing_had_happened(corpus, tmp_path, values):
+def test_bank_restored_in_the_middle_of_a_pass_continues_identically(corpus, tmp_path, values):
     csc = objective(corpus, batch_size=4, **values)
     with torch.no_grad():
         take_steps(csc, 11)

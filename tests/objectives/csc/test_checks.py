@@ -35,7 +35,7 @@ from tests.objectives.csc.tiny_csc import LABELS, objective
         ({"mixtures": {"streams": 25}, "streams": 25}, "24 identities are too few"),
     ],
 )
-def test_a_choice_that_cannot_work_is_a_sentence(corpus, values, message):
+def test_invalid_option_is_refused_in_one_sentence(corpus, values, message):
     with pytest.raises(UserError) as error:
         objective(corpus, **values)
     assert message in str(error.value) and "\n" not in str(error.value)

@@ -138,7 +138,7 @@ def test_total_is_the_weighted_sum_of_its_parts(corpus):
     torch.testing.assert_close(losses.total, 0.5 * losses.parts["separation"] + 3 * losses.parts["contrast"])
 
 
-def test_inverse_temperature_is_learnt_held_at_its_limit_and_can_come_back(corpus):
+def test_inverse_temperature_is_learnt_clamped_and_can_return(corpus):
     csc = objective(corpus, bank="batch", alpha=7.0)
     assert csc.scale.item() == pytest.approx(14)
     csc.log_alpha.data += 10

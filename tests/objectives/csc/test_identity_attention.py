@@ -47,7 +47,7 @@ def literal(layer, queries, bank, allowed):
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_lean_form_equals_the_definition(attention):
+def test_memory_efficient_form_equals_the_definition(attention):
     layer, queries, bank, allowed = case(attention)
     cosines, entropy = layer.cosines(queries, bank, allowed)
     expected, expected_entropy = literal(layer, queries, bank, allowed)
@@ -110,7 +110,7 @@ def test_sum_runs_over_every_identity_with_an_allowed_entry_and_no_other():
         assert present[n] == len(cosines) == (IDENTITIES - 2 if n == 2 else IDENTITIES - 1)
 
 
-def test_query_that_may_read_nothing_at_all_stays_finite():
+def test_query_without_allowed_entries_stays_finite():
     layer, queries, bank, allowed = case(chunk=4)
     allowed[0] = False
     log_sum, _, present = layer.log_partition(queries, torch.tensor(7.0), bank, lambda part: allowed[:, part])
@@ -147,7 +147,7 @@ def test_gradient_is_that_of_the_definition():
         torch.testing.assert_close(one.double(), other.double(), atol=1e-4, rtol=1e-3)
 
 
-def test_entropy_is_one_for_equal_weights_and_nought_for_a_single_entry():
+def test_entropy_is_one_for_equal_weights_and_zero_for_a_single_entry():
     layer, queries, bank, _ = case()
     all_allowed = torch.ones(QUERIES, IDENTITIES, ENTRIES, dtype=torch.bool)
     copies = bank[:, :1].expand(-1, ENTRIES, -1)

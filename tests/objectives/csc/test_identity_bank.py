@@ -31,7 +31,7 @@ def test_fifo_keeps_the_newest_entries_of_each_identity(entries):
 
 
 @pytest.mark.parametrize("kind", ["swap", "batch"])
-def test_of_two_entries_for_one_place_the_later_stays_with_its_own_origin(kind):
+def test_later_of_two_entries_for_one_place_stays_with_its_origin(kind):
     bank = IdentityBank(3, 2, 1, kind)
     identity, view = torch.tensor([1, 2, 1, 1]), torch.tensor([0, 1, 1, 0])
     bank.push(torch.tensor([[1.0], [2.0], [3.0], [4.0]]), identity, torch.arange(4), view)
@@ -72,7 +72,7 @@ def test_fifo_bank_is_ready_when_nine_identities_of_ten_can_be_read(identities, 
 
 
 @pytest.mark.parametrize("kind", ["swap", "batch"])
-def test_who_was_silent_in_one_of_two_views_is_read_from_the_other(kind):
+def test_identity_silent_in_one_view_is_read_from_the_other(kind):
     bank = IdentityBank(3, 2, 1, kind)
     bank.push(torch.ones(3, 1), torch.tensor([0, 0, 2]), torch.arange(3), torch.tensor([0, 1, 1]))
     if kind == "swap":

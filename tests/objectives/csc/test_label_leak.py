@@ -73,7 +73,7 @@ def test_the_leak_test_sees_fresh_entries_among_stale_ones(uninformed, monkeypat
     csc.encoder.rate = 0.5
 
     def with_own_embedding_of_this_step(queries, entries, allowed):
-        fresh = torch.roll(queries, 2, 0)[:, None].expand_as(entries)  # of another talker altogether
+        fresh = torch.roll(queries, 2, 0)[:, None].expand_as(entries)  # of another speaker altogether
         return IdentityAttention.cosines_to(csc.attention, queries, fresh, allowed)
 
     monkeypatch.setattr(csc.attention, "cosines_to", with_own_embedding_of_this_step)
@@ -87,7 +87,7 @@ def test_the_leak_test_sees_entries_missing_from_the_true_identity_only(uninform
     assert largest_bound(csc) > 0.05
 
 
-def test_knowing_how_frequent_identities_are_is_no_information(uninformed):
+def test_frequencies_of_identities_are_no_information(uninformed):
     csc = uninformed(labels=LABELS, global_vector="table", alpha=2.0)
     known = LABELS[LABELS >= 0]
     cosines = torch.tensor(np.log(np.bincount(known) / len(known)) / 4 + 0.5, dtype=torch.float32)
@@ -98,7 +98,7 @@ def test_knowing_how_frequent_identities_are_is_no_information(uninformed):
 
 
 @torch.no_grad()
-def test_identities_that_are_in_no_comparison_yet_are_no_information(uninformed):
+def test_identities_not_yet_compared_are_no_information(uninformed):
     csc = uninformed(labels=np.arange(24) // 2, bank="fifo")
     embeddings, origin = torch.eye(32)[:1].expand(24, 32), torch.arange(24)
     csc.bank.push(embeddings[:22], origin[:22] // 2, origin[:22], origin[:22])  # 11 of 12 identities
@@ -108,7 +108,7 @@ def test_identities_that_are_in_no_comparison_yet_are_no_information(uninformed)
     assert diagnostics["mi_bound"].item() == pytest.approx(0, abs=1e-5)  # log 12 would give 0.09
 
 
-def test_embeddings_that_name_the_talker_reach_the_ceiling(uninformed):
+def test_embeddings_that_identify_the_speaker_reach_the_upper_limit(uninformed):
     csc = uninformed(bank="swap", mixtures={"single_p": 0.0})
     names = torch.eye(32)
     csc.encoder.forward = lambda mixture: (torch.zeros(len(mixture), 2, 32), names[csc.current])
@@ -123,6 +123,6 @@ def test_embeddings_that_name_the_talker_reach_the_ceiling(uninformed):
     )
 
 
-def test_bound_is_nought_and_not_the_ceiling_while_nothing_is_compared(uninformed):
+def test_bound_is_zero_while_nothing_is_compared(uninformed):
     losses = take_steps(uninformed(bank="swap"), 1)[0]
     assert losses.diagnostics["counted"] == 0 and losses.diagnostics["mi_bound"] == 0 and losses.parts["contrast"] == 0

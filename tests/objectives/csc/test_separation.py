@@ -32,13 +32,13 @@ def test_si_snr_equals_its_definition_number_by_number():
     estimates = torch.randn(2, 3, 200, generator=generator, dtype=torch.float64)
     estimates[:, 0] += 5 * sources[:, 1]
     found = pairwise_si_snr(estimates, sources)
-    for b, stream, talker in itertools.product(range(2), range(3), range(3)):
-        expected = scalar_si_snr(estimates[b, stream].tolist(), sources[b, talker].tolist())
-        assert found[b, stream, talker].item() == pytest.approx(expected, abs=1e-3)
+    for b, stream, speaker in itertools.product(range(2), range(3), range(3)):
+        expected = scalar_si_snr(estimates[b, stream].tolist(), sources[b, speaker].tolist())
+        assert found[b, stream, speaker].item() == pytest.approx(expected, abs=1e-3)
     torch.testing.assert_close(pairwise_si_snr(-7 * estimates + 1, sources), found, atol=1e-3, rtol=0)
 
 
-def test_si_snr_of_a_good_separation_is_not_cut_short_by_autocast():
+def test_si_snr_of_a_good_separation_is_exact_under_autocast():
     sources = 0.1 * torch.randn(1, 2, 4000, generator=torch.Generator().manual_seed(0))
     estimates = sources + 1e-4 * torch.randn(1, 2, 4000, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", torch.bfloat16):
@@ -73,12 +73,12 @@ def test_gradient_of_a_faint_stream_does_not_outweigh_all_others():
     assert not without_outliers(torch.zeros(2, 2, 5)).any()
 
 
-def test_permutation_equals_brute_force_over_the_talkers_that_speak():
+def test_permutation_equals_brute_force_over_active_speakers():
     agreement = torch.randn(200, 3, 3, generator=torch.Generator().manual_seed(0))
     active = torch.rand(200, 3, generator=torch.Generator().manual_seed(1)) > 0.3
     for found, scores, speaks in zip(best_permutation(agreement, active), agreement, active, strict=True):
         totals = {
-            order: sum(scores[stream, talker].item() for talker, stream in enumerate(order) if speaks[talker])
+            order: sum(scores[stream, speaker].item() for speaker, stream in enumerate(order) if speaks[speaker])
             for order in itertools.permutations(range(3))
         }
         assert sorted(found.tolist()) == [0, 1, 2]
@@ -105,10 +105,10 @@ def test_one_permutation_serves_both_heads(corpus, streams, order):
     for one, other in zip(take_steps(plain, 12), take_steps(swapped, 12), strict=True):
         torch.testing.assert_close(one.total, other.total)
     assert one.diagnostics["counted"] > 0.5
-    torch.testing.assert_close(plain._last[0], swapped._last[0])  # embedding c belongs to talker c
+    torch.testing.assert_close(plain._last[0], swapped._last[0])  # embedding c belongs to speaker c
 
 
-def test_with_the_order_of_the_talkers_their_embeddings_change_places(corpus):
+def test_embeddings_follow_the_order_of_the_speakers(corpus):
     csc = objective(corpus, bank="fifo", labels=LABELS, mixtures={"single_p": 0.0})
     batch = batch_of(csc)
     batch["noise"].zero_()
@@ -125,7 +125,7 @@ def test_with_the_order_of_the_talkers_their_embeddings_change_places(corpus):
     assert torch.equal(csc._last[1], first[1].flip(1))
 
 
-def test_streams_may_be_matched_by_who_speaks_instead_of_what_is_heard(corpus):
+def test_streams_can_be_assigned_by_contrast(corpus):
     csc = objective(corpus, bank="fifo", labels=LABELS, entries=3, permutation="contrast", mixtures={"single_p": 0.0})
     reference = objective(corpus, bank="fifo", labels=LABELS, entries=3, mixtures={"single_p": 0.0})
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_streams_may_be_matched_by_who_speaks_instead_of_what_is_heard(corpus):
             assert torch.equal(chosen, found[list(max(totals, key=totals.get))])
 
 
-def test_a_silent_talker_counts_in_neither_loss(corpus):
+def test_silent_speaker_counts_in_neither_loss(corpus):
     csc = objective(corpus, bank="fifo", labels=LABELS, entries=3, mixtures={"single_p": 1.0})
     with torch.no_grad():
         take_steps(csc, 60)
@@ -164,7 +164,7 @@ def test_a_silent_talker_counts_in_neither_loss(corpus):
     assert csc._last[-1][:, 1].sum() == 0  # nor does it enter the bank
 
 
-def test_digital_silence_counts_as_a_talker_that_does_not_speak(corpus):
+def test_digital_silence_is_an_inactive_speaker(corpus):
     csc = objective(corpus, bank="batch", batch_size=4, mixtures={"single_p": 0.0})
     batch = batch_of(csc)
     batch["sources"][0, 1], batch["sources"][1, 0] = 0, 0

@@ -81,7 +81,7 @@ def take_steps(csc, count, start=0):
 
 
 class Uninformed(nn.Module):
-    """Embeddings that know the mixture and the time, as networks do, but nothing of the talkers."""
+    """Embeddings that know the mixture and the time, as networks do, but nothing of the speakers."""
 
     embedding_size, common, rate = 32, 3.0, 0.2
 

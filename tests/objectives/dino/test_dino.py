@@ -100,7 +100,7 @@ def literal_loss(student, teacher, centre, student_temperature, teacher_temperat
 
 
 @pytest.mark.parametrize("long, short", [(2, 4), (2, 0), (3, 2), (1, 3), (4, 1)])
-def test_memory_lean_loss_and_its_gradients_equal_the_naive_ones(long, short):
+def test_memory_efficient_loss_and_gradients_equal_the_definition(long, short):
     torch.manual_seed(0)
     points = F.normalize(torch.randn(5, long + short, 6, dtype=torch.float64), dim=-1).requires_grad_()
     prototypes = F.normalize(torch.randn(30, 6, dtype=torch.float64), dim=-1).requires_grad_()
@@ -212,7 +212,7 @@ def test_prototypes_are_frozen_for_the_first_share_of_the_training(task):
     assert not torch.equal(dino.head.directions, before)
 
 
-def test_student_begins_where_a_training_is_told_to_start_from(task):
+def test_student_starts_from_the_encoder_of_start_from(task):
     dino = objective(task)
     for parameter in dino.embedding_network().parameters():  # as --start-from does
         parameter.data.add_(1.0)
@@ -231,7 +231,7 @@ def test_a_few_steps_lower_the_loss(task, values):
     assert all(value.isfinite() for told in found for value in {**told.parts, **told.diagnostics}.values())
 
 
-def test_crops_of_one_length_do(task):
+def test_global_crops_alone_train(task):
     dino = objective(task, views={"local_crops": 0, "global_crops": 3})
     (told,) = steps(dino, 1)
     assert told.total.isfinite() and dino.encoder.stem[1].num_batches_tracked == 1
@@ -254,7 +254,7 @@ def test_live_prototypes_are_those_that_won_within_the_window(task):
     assert live == pytest.approx(2) and dino.wins[3] > dino.wins[5]
 
 
-def test_health_tells_good_embeddings_from_collapsed_ones():
+def test_diagnostics_separate_good_from_collapsed_embeddings():
     torch.manual_seed(0)
     good = torch.randn(40, 1, 30)
     diagnostics = embedding_diagnostics(good + 0.1 * torch.randn(40, 2, 30))
@@ -274,7 +274,7 @@ def test_health_tells_good_embeddings_from_collapsed_ones():
         ("well", None),
     ],
 )
-def test_collapse_is_told_in_words_with_a_remedy(task, what, wanted):
+def test_collapse_is_warned_of_with_a_remedy(task, what, wanted):
     dino = objective(task, head_norm="batch")
     batch = batch_of(dino)
     steps(dino, 15, batch)
@@ -355,7 +355,7 @@ def test_bad_value_is_one_sentence(task, values, words):
 
 
 @pytest.mark.parametrize("name", ["koleo_weight", "variance_covariance_weight"])
-def test_items_of_one_process_are_compared_so_each_needs_two(task, monkeypatch, name):
+def test_losses_within_a_process_need_two_items_per_process(task, monkeypatch, name):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
     with pytest.raises(UserError, match=f"training.batch_size is 8; it must be at least 16, .* objective.{name}"):
@@ -475,7 +475,7 @@ def test_what_is_kept_is_the_teachers_encoder(whole):
     assert any(not torch.equal(value, model[f"encoder.{name}"]) for name, value in kept.items())
 
 
-def test_log_tells_the_signs_of_health_and_of_collapse(data, whole, tmp_path, capsys):
+def test_log_has_diagnostics_and_collapse_is_warned_of(data, whole, tmp_path, capsys):
     for line in log(whole):
         assert {
             "distillation",
@@ -495,7 +495,7 @@ def test_log_tells_the_signs_of_health_and_of_collapse(data, whole, tmp_path, ca
     assert "WARNING at step 1: the teacher's entropy is 0.000 nats" in capsys.readouterr().err
 
 
-def test_compiled_are_student_and_teacher(data, tmp_path, monkeypatch):
+def test_student_and_teacher_are_compiled(data, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     train(data, tmp_path / "run", "--training.compile", "true", "--training.steps", "1")
@@ -505,7 +505,7 @@ def test_compiled_are_student_and_teacher(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["dino", "dino_strong", "sdpn", "mini/dino"])
-def test_configs_of_the_recipe_are_understood(monkeypatch, name):
+def test_shipped_configs_parse(monkeypatch, name):
     arguments = ["--config", str(ROOT / f"egs/voxceleb/conf/{name}.yaml"), "--data", "data", "--exp", "exp"]
     options = parse(script.options_of_command(arguments), arguments)
     assert options.objective.name == "dino" and options.training.steps > options.training.warmup_steps

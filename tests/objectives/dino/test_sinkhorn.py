@@ -58,14 +58,14 @@ def test_rows_sum_to_one_and_columns_become_even():
     assert all(torch.allclose(share.sum(1), torch.ones(60)) for share in shares.values())
 
 
-def test_logits_that_leave_no_prototype_but_one_stay_finite():
+def test_logits_with_a_single_likely_prototype_stay_finite():
     logits = torch.zeros(6, 4)
     logits[:, 2] = 1e4
     targets = (logits - sinkhorn_knopp_offsets(logits)).softmax(1)
     torch.testing.assert_close(targets, torch.full((6, 4), 0.25))
 
 
-def test_fewer_rows_than_prototypes_leave_as_much_entropy_as_is_said():
+def test_entropy_with_fewer_rows_than_prototypes_reaches_its_lower_bound():
     logits = sharp_rows(5, 20) / 0.002
     targets = (logits - sinkhorn_knopp_offsets(logits, 2000)).softmax(1)
     assert torch.special.entr(targets).sum(1).mean() >= math.log(20 / 5) - 1e-3
@@ -109,7 +109,7 @@ def test_lower_temperature_gives_sharper_targets_on_its_schedule(task):
     assert math.log(24) > entropies[0] > entropies[1] > entropies[2] >= math.log(24 / 16) - 0.1
 
 
-def test_sharp_targets_are_no_collapse_when_they_are_even(task):
+def test_sharp_balanced_targets_are_no_collapse(task):
     means = {"teacher_entropy": 0.01, "distillation": 1.0}
     assert objective(task, targets="sinkhorn").warning(means) is None
     assert "single prototype" in objective(task).warning(means)
@@ -117,7 +117,7 @@ def test_sharp_targets_are_no_collapse_when_they_are_even(task):
     assert "near a mere guess" in objective(task, targets="sinkhorn").warning(uniform)
 
 
-def test_teacher_hears_the_recordings_and_the_student_what_became_of_them(task):
+def test_clean_teacher_sees_recordings_and_student_sees_augmented_crops(task):
     task.augment.channel_p = 1.0
     dino = objective(task, views={"clean_teacher": True})
     batch, told = batch_of(dino), {}
@@ -129,7 +129,7 @@ def test_teacher_hears_the_recordings_and_the_student_what_became_of_them(task):
     assert not torch.equal(told["encoder"], told["teacher_encoder"])
 
 
-def test_me_max_is_zero_when_even_and_ln_k_when_one_takes_all(monkeypatch):
+def test_me_max_is_zero_for_uniform_use_and_ln_k_for_a_single_prototype(monkeypatch):
     prototypes = torch.eye(6, dtype=torch.float64)
     assert me_max_loss(prototypes, prototypes, 0.01).item() == pytest.approx(0, abs=1e-6)
     assert me_max_loss(prototypes[:1], prototypes, 0.01).item() == pytest.approx(math.log(6))

@@ -55,7 +55,7 @@ def test_items_are_those_of_dino_with_a_level_of_their_own(task):
     assert default_collate(items[:4])["sir"].dtype == torch.float32
 
 
-def test_memory_lean_losses_and_their_gradients_equal_the_naive_ones():
+def test_memory_efficient_losses_and_gradients_equal_the_definition():
     torch.manual_seed(0)
     points = F.normalize(torch.randn(5, 2, 6, dtype=torch.float64), dim=-1).requires_grad_()
     prototypes = F.normalize(torch.randn(30, 6, dtype=torch.float64), dim=-1).requires_grad_()
@@ -71,7 +71,7 @@ def test_memory_lean_losses_and_their_gradients_equal_the_naive_ones():
     )
 
 
-def test_speakers_get_the_streams_that_cost_least_in_total_and_health_tells_how_well():
+def test_permutation_minimises_the_total_loss_and_diagnostics_follow_it():
     losses = torch.tensor(
         [
             [[1.0, 5.0], [6.0, 2.0]],  # [stream, speaker]: as they stand
@@ -93,7 +93,7 @@ def test_speakers_get_the_streams_that_cost_least_in_total_and_health_tells_how_
     assert (diagnostics["permutation_accuracy"], diagnostics["first_is_louder"]) == (0.25, 0.75)
 
 
-def test_permutation_by_loudness_costs_no_less_than_the_best(task):
+def test_permutation_by_loudness_has_no_smaller_loss_than_the_best(task):
     batch, told = batch_of(objective(task)), {}
     for permutation in ("best", "loudness"):
         told[permutation] = objective(task, permutation=permutation)(batch)
@@ -127,7 +127,7 @@ def test_loss_of_a_step_is_the_literal_definition(task):
     torch.testing.assert_close((told.diagnostics["louder"] + told.diagnostics["quieter"]) / 2, told.parts["mixture"])
 
 
-def test_dinos_own_loss_is_as_without_mixtures(task):
+def test_loss_of_dino_is_the_same_without_mixtures(task):
     dino, other = objective(task), plain.objective(task)
     other.load_state_dict({name: value for name, value in dino.state_dict().items() if not name.startswith("mask.")})
     batch = batch_of(dino)
@@ -136,7 +136,7 @@ def test_dinos_own_loss_is_as_without_mixtures(task):
     assert set(two.diagnostics) < set(one.diagnostics) and set(one.parts) - set(two.parts) == {"mixture"}
 
 
-def test_what_stands_in_the_mixture_is_not_its_own_answer(task):
+def test_crop_in_the_mixture_is_not_its_own_target(task):
     # A teacher that answers otherwise to the first crops changes nothing but DINO's own loss.
     dino = objective(task)
     batch, changed = batch_of(dino), copy.deepcopy(dino)
@@ -184,7 +184,7 @@ def test_a_few_steps_lower_the_losses_of_both_speakers(task):
     assert all(value.isfinite() for told in found for value in {**told.parts, **told.diagnostics}.values())
 
 
-def test_sinkhorn_and_a_clean_teacher_go_together_with_it(task):
+def test_sinkhorn_and_a_clean_teacher_work_with_mixtures(task):
     dino = objective(task, targets="sinkhorn", views={"clean_teacher": True})
     assert steps(dino, 1)[0].total.isfinite()
 
@@ -196,7 +196,7 @@ def test_sinkhorn_and_a_clean_teacher_go_together_with_it(task):
         res2net.Config(num_mels=24, channels=[4, 6], blocks=[1, 1], stem_stride=2, embedding_size=8, pooling="context"),
     ],
 )
-def test_other_networks_do(task, network):
+def test_other_networks_with_frame_pooling_work(task, network):
     network.name = type(network).__module__.rpartition(".")[2]
     task.network = network
     assert steps(objective(task), 1)[0].total.isfinite()
@@ -227,7 +227,7 @@ def test_bad_value_is_one_sentence(task, values, words):
         objective(task, **values)
 
 
-def test_a_lone_utterance_cannot_be_mixed(task):
+def test_batch_of_one_cannot_be_mixed(task):
     task.batch_size = 1
     with pytest.raises(UserError, match="training.batch_size is 1; it must be at least 2"):
         objective(task)
@@ -243,7 +243,7 @@ def test_each_process_needs_two_utterances_to_mix(task, monkeypatch):
     objective(task)
 
 
-def test_resumed_run_equals_uninterrupted_run_and_logs_the_signs_of_health(tmp_path, monkeypatch):
+def test_resumed_run_equals_uninterrupted_run_and_logs_diagnostics(tmp_path, monkeypatch):
     data = make_set(tmp_path / "train", seconds=0.5)
     data.with_name("config.yaml").write_text(plain.TINY.replace("name: dino", "name: dino_csc"))
     whole = train(data, tmp_path / "whole")
@@ -262,7 +262,7 @@ def test_resumed_run_equals_uninterrupted_run_and_logs_the_signs_of_health(tmp_p
 
 
 @pytest.mark.parametrize("name", ["dino_csc", "mini/dino_csc"])
-def test_configs_of_the_recipe_are_understood(name):
+def test_shipped_configs_parse(name):
     arguments = ["--config", str(ROOT / f"egs/voxceleb/conf/{name}.yaml"), "--data", "data", "--exp", "exp"]
     options = parse(script.options_of_command(arguments), arguments)
     assert options.objective.name == "dino_csc" and options.objective.sir_db == (0.0, 10.0)

@@ -65,7 +65,7 @@ def test_gate_is_where_the_weighted_densities_cross(mixture):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("shape", ["normal", "skewed", "logits", "wide_logits", "outliers_below", "constant", "few"])
-def test_losses_of_one_mode_reject_nothing_to_speak_of(shape, seed):
+def test_losses_of_one_mode_reject_almost_nothing(shape, seed):
     rng = np.random.default_rng(seed)
     logs = {
         "normal": rng.normal(-3, 1.5, 3000),
@@ -84,7 +84,7 @@ def test_gate_as_published_cuts_a_single_mode_too():
     assert find_gate(losses) == OPEN and np.mean(losses > find_gate(losses, valley=1.0)) > 0.1
 
 
-def test_losses_that_are_zero_do_not_upset_the_gate():
+def test_zero_losses_leave_the_gate_finite():
     losses = np.concatenate([np.exp(drawn((0.7, 0.3), (-4, 2), (1, 0.3), 2000)), np.zeros(5)])
     assert -2.5 < np.log(find_gate(losses)) < 2
 
@@ -222,7 +222,7 @@ def test_gate_that_rejects_all_gives_a_zero_loss_and_zero_gradients(vectors):
     assert total == 0 and all(p.grad.eq(0).all() for p in gated.parameters())
 
 
-def test_loss_that_is_no_number_is_not_hidden_by_the_gate(vectors):
+def test_nan_loss_passes_the_gate(vectors):
     gated = objective(gate="fixed", gate_loss=1.0, gate_start=0.0)
     gated.centres.data[0] = torch.nan
     assert gated(next(batches())).total.isnan()
@@ -242,7 +242,7 @@ def test_dynamic_gate_moves_after_each_pass_only(vectors, monkeypatch):
     assert [len(losses) for losses in seen] == [UTTERANCES] * 2
 
 
-def test_losses_are_those_of_their_utterances_and_the_worse_of_two_crops():
+def test_gate_keeps_the_larger_loss_of_two_crops_of_an_utterance():
     task = SimpleNamespace(utterances=range(6), steps=10, batch_size=4)
     gate = LabelGate(GateConfig(gate="dynamic"), task, labelled=5)
     gate.after_step(0, torch.tensor([4, 1, 4, 0]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
@@ -258,7 +258,7 @@ def test_losses_are_those_of_their_utterances_and_the_worse_of_two_crops():
         ({"gate": "fixed", "correction_temperature": 0.0}, "correction_temperature is 0.0; it must be more than 0"),
     ],
 )
-def test_a_choice_that_cannot_work_is_a_sentence(values, message):
+def test_invalid_option_is_refused_in_one_sentence(values, message):
     with pytest.raises(UserError, match=message):
         GateConfig(**values)
 
@@ -296,7 +296,7 @@ def test_resumed_run_with_a_gate_equals_the_uninterrupted_run(data, tmp_path, mo
     assert state["gate.losses"].isfinite().tolist() == [False] + [True] * 11
 
 
-def test_row_of_an_item_is_the_place_of_its_utterance(data):
+def test_item_holds_the_row_of_its_utterance(data):
     utterances = Utterances.open(data)
     crops = LabelledCrops(utterances, np.arange(12) % 3, open_banks(None), CropConfig(0.2), AugmentConfig(), 0)
     batch = default_collate([crops[index] for index in range(12)])

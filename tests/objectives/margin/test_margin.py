@@ -228,7 +228,7 @@ def test_centres_have_a_learning_rate_of_their_own(task):
     assert sorted(every) == sorted(id(p) for p in margin.parameters())
 
 
-def test_correction_leaves_the_batch_norms_as_they_are(task):
+def test_correction_does_not_change_batch_norm_statistics(task):
     rejecting = {"gate": "fixed", "gate_loss": 0.0, "gate_start": 0.0}
     without = objective(task, **rejecting)
     corrected = objective(task, **rejecting, correction=True, correction_start=0.0, correction_confidence=0.0)
@@ -238,7 +238,7 @@ def test_correction_leaves_the_batch_norms_as_they_are(task):
     assert all(module.training for module in corrected.modules())
 
 
-def test_interferer_is_as_much_softer_as_drawn(task):
+def test_interferer_has_the_drawn_sir(task):
     batch = batch_of(objective(task))
     alone = augmented(batch | {"interferer": torch.zeros_like(batch["interferer"])})
     both = augmented(batch)
@@ -266,7 +266,7 @@ class Unnamed(torch.nn.Module):
     embedding_size = 4
 
 
-def test_a_network_that_names_no_embedding_layers_cannot_be_frozen(task, monkeypatch):
+def test_network_without_named_embedding_layers_cannot_be_frozen(task, monkeypatch):
     monkeypatch.setattr(resnet, "build", lambda config: Unnamed())
     objective(task)
     with pytest.raises(UserError, match="freeze_encoder: network resnet names no embedding layers"):
