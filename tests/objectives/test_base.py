@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from cslib import config
-from cslib.config import UserError, find, known_names
+from cslib.config import UserError, _field_comments, find, known_names
 from cslib.objectives import base
 from cslib.objectives.base import Objective, objective_named
 from cslib.training import options
@@ -82,6 +83,18 @@ def test_every_objective_is_found_with_its_class(name):
     kind = objective_named(name)
     assert issubclass(kind, Objective) and kind.__module__ == f"cslib.objectives.{name}.objective"
     assert kind.forward is not Objective.forward and kind.embedding_network is not Objective.embedding_network
+
+
+@pytest.mark.parametrize("name", ["ccr", "csc", "dino", "dino_csc", "margin"])
+def test_every_option_of_an_objective_has_a_help_text(name):
+    def without_help(kind):
+        texts = {
+            key: text for base in kind.__mro__ if is_dataclass(base) for key, text in _field_comments(base).items()
+        }
+        inner = [field.default_factory for field in fields(kind) if is_dataclass(field.default_factory)]
+        return [field.name for field in fields(kind) if not texts[field.name]] + sum(map(without_help, inner), [])
+
+    assert without_help(find("objectives", name).Config) == []
 
 
 def test_nothing_but_objectives_is_found():

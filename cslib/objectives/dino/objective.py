@@ -53,7 +53,7 @@ class Config:
     hidden: int = 2048  # width of the two hidden layers of the head
     bottleneck: int = 256  # D, size of what is compared with the prototypes
     head_norm: str = "none"  # none | batch: normalisation after each hidden layer; batch with sgd
-    student_temperature: float = 0.1
+    student_temperature: float = 0.1  # of the cosines with the prototypes
     teacher_temperature: tuple[float, float] = (0.04, 0.04)  # first, later; lower is sharper: try 0.02 on collapse
     temperature_warmup: float = 0.0  # share of the training over which the first becomes the later one
     targets: str = "centred"  # centred: logits less their running mean | sinkhorn: balanced over the global batch
@@ -64,9 +64,8 @@ class Config:
     variance_covariance_weight: float = 0.0
     # KoLeo: keep neighbours apart, within one process's share of the batch (depends on the number of GPUs); SDPN: 0.1
     koleo_weight: float = 0.0
-    me_max_weight: float = (
-        0.0  # me-max, uniform use of prototypes over the global batch; SDPN: 1; few thousand prototypes
-    )
+    # me-max: uniform use of prototypes over the global batch; for a few thousand prototypes at most; SDPN: 1
+    me_max_weight: float = 0.0
     held_out: int = 0  # utterances held out to monitor progress (`retrieval` in the log), at most one in 20; 0 = none
     held_out_every: int = 100  # steps between measurements of retrieval
     views: ViewConfig = field(default_factory=ViewConfig)  # crops
