@@ -7,6 +7,8 @@ by speed, and cuBLAS and atomic additions may add up numbers in another order in
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import warnings
 import zipfile
@@ -131,6 +133,22 @@ def load_enhancer(path: Path, device: torch.device | str = "cpu") -> Enhancer:
             "give the checkpoint of an enhancement network"
         )
     return network
+
+
+def content_digest(path: Path) -> str:
+    """A SHA-256 of the network and the weights in a final.pt, and of nothing else in it, as 64 hexadecimal digits.
+
+    The digest of another file, such as weights from elsewhere, is that of its bytes.
+    """
+    try:
+        state = _final(Path(path))
+    except UserError:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256(json.dumps(state["config"]["network"], sort_keys=True).encode())
+    for name, value in sorted(state["encoder"].items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
 
 
 def start_from(path: Path, network: nn.Module) -> None:

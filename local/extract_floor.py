@@ -53,15 +53,18 @@ def main(options: Options) -> None:
     device = device_named(options.device)
     statistics = LogMelStatistics(options.num_mels).to(device)
     whitening = current_whitening(options, options.train, statistics, device) if options.train else None
-    origin = origin_of(options, [*filter(None, [whitening]), *manifests(options.cuts)])
+    origin = origin_of(options, options.cuts, whitening)
     if is_complete(options.out, origin):
         print(f"{options.out}: done before, nothing to do")
     else:
         embed_set(options, statistics, whitening, origin, device)
 
 
-def origin_of(options: Options, sources: list[Path]) -> Origin:
-    return Origin(sources, *({name: getattr(of, name) for name in SHAPING} for of in (options, Options)))
+def origin_of(options: Options, folder: Path, whitening: Path | None = None) -> Origin:
+    """Of what is computed from the set in `folder`, and from the whitening if there is one."""
+    chosen, defaults = ({name: getattr(of, name) for name in SHAPING} for of in (options, Options))
+    sources = [*filter(None, [whitening]), *manifests(folder)]
+    return Origin(sources, chosen, defaults, Utterances.open(folder).digest())
 
 
 class LogMelStatistics(nn.Module):
@@ -80,7 +83,7 @@ class LogMelStatistics(nn.Module):
 def current_whitening(options: Options, train: Path, statistics: nn.Module, device: torch.device) -> Path:
     """whitening.npz beside the embeddings, estimated unless it is there and up to date."""
     path = options.out.with_name("whitening.npz")
-    origin, note = origin_of(options, manifests(train)), path.with_suffix(".json")
+    origin, note = origin_of(options, train), path.with_suffix(".json")
     if origin.objection(path, note):
         mean, matrix = whiten(options, train, statistics, device)
         path.unlink(missing_ok=True)  # goes first and comes last, so that the note is always that of the file

@@ -241,3 +241,17 @@ def test_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         checkpoints.save(tmp_path / "a.pt", {"step": 2})
     assert "\n" not in str(error.value) and "frame #0" not in str(error.value)
     assert checkpoints.load(tmp_path / "a.pt") == {"step": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_content_digest_is_that_of_the_network_and_its_weights_alone(tmp_path):
+    network = galr.build(galr.Config(**SMALL))
+    state = {"config": {"network": {"name": "galr", **SMALL}}, "encoder": checkpoints.encoder_state(network)}
+    for name, more in (("one", {"commit": "a", "step": 1}), ("same", {"commit": "b", "step": 2})):
+        checkpoints.save(tmp_path / f"{name}.pt", {**state, **more})
+    first = next(iter(state["encoder"]))
+    changed = {**state["encoder"], first: state["encoder"][first] + 1}
+    checkpoints.save(tmp_path / "other.pt", {**state, "encoder": changed})
+    digests = {name: checkpoints.content_digest(tmp_path / f"{name}.pt") for name in ("one", "same", "other")}
+    assert digests["one"] == digests["same"] != digests["other"]
+    (tmp_path / "foreign").write_bytes(b"weights of somebody else")
+    assert checkpoints.content_digest(tmp_path / "foreign") != checkpoints.content_digest(tmp_path / "one.pt")

@@ -30,7 +30,8 @@ MOST_DIGITS = 18  # of an offset; more could overflow an int64
 class Origin:
     """What a file is made from. A note of it, in JSON, is kept beside the file, and tells later whether it is current.
 
-    sources   files whose content decides the result, such as the checkpoint and the manifest
+    sources     files whose content decides the result, such as the checkpoint and the manifest
+    recordings  digest of the recordings, which the manifest lists but does not hold; a note without one fits any
     options   options that decide the result, e.g. {"streams": "all"}; those that change only speed do not belong here
     defaults  the default of each option. Earlier versions of this project wrote no note: a file without one counts as
               made with the defaults, and as current if it is newer than each source
@@ -41,17 +42,18 @@ class Origin:
         sources: Sequence[Path] = (),
         options: Mapping[str, Any] | None = None,
         defaults: Mapping[str, Any] | None = None,
+        recordings: str | None = None,
     ) -> None:
         self.sources, self.options, self.defaults = list(map(Path, sources)), dict(options or {}), dict(defaults or {})
+        self.recordings = recordings
 
     @cached_property
     def digests(self) -> list[str]:
         return [digest(source) if source.exists() else "missing" for source in self.sources]
 
     def write(self, note: Path) -> None:
-        write_json(
-            note, {"options": self.options, "sources": dict(zip(map(str, self.sources), self.digests, strict=True))}
-        )
+        sources = dict(zip(map(str, self.sources), self.digests, strict=True))
+        write_json(note, {"options": self.options, "sources": sources, "recordings": self.recordings})
 
     def objection(self, file: Path, note: Path) -> str | None:
         """Why `file` is not what these sources and options make; None if it is."""
@@ -67,6 +69,8 @@ class Origin:
         if options != self.options:
             changed = [name for name in self.options if options.get(name) != self.options[name]] or list(options)
             return f"it was made with other options ({', '.join(changed)})"
+        if noted.get("recordings") not in (None, self.recordings):
+            return "recordings of the set were replaced"
         if digests != self.digests:
             return "what it was made from has changed"
         return None

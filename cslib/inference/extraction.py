@@ -122,7 +122,7 @@ def extract_set(
     part = part or Part()
     utterances = Utterances.open(folder)
     options = {"max_seconds": max_seconds, "streams": streams}
-    origin = Origin([checkpoint, *manifests(folder)], options, DEFAULTS)
+    origin = Origin([checkpoint, *manifests(folder)], options, DEFAULTS, utterances.digest())
     here = part_path(out, part)
     if is_complete(out, origin) or is_complete(here, origin):
         print(f"{here}: done before, nothing to do")

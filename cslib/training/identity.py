@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cslib import checkpoints
 from cslib.data.banks import Banks
 from cslib.data.utterances import Utterances
 from cslib.training.options import config_of
@@ -25,7 +26,7 @@ def identity_of(options: Any, utterances: Utterances, banks: Banks, labels: np.n
         "count": len(utterances),
         "noise": {kind: _digest(bank.segments.tobytes() + _sample(bank.samples)) for kind, bank in kinds.items()},
         "labels": _digest(labels.tobytes()) if labels is not None else None,
-        "start_from": _digest(options.start_from.read_bytes()) if options.start_from else None,
+        "start_from": checkpoints.content_digest(options.start_from) if options.start_from else None,
     }
     return {"config": config, "inputs": inputs}
 

@@ -217,3 +217,17 @@ def test_a_damaged_whitening_is_one_sentence(folder):
         (folder / "floor/whitening.npz").write_bytes(content)
         with pytest.raises(UserError, match="whitening.npz: damaged"):
             floor(folder)
+
+
+def test_replaced_recordings_of_the_same_length_are_extracted_again(folder, capsys):
+    _, before = read_embeddings(extract(folder, "x"))
+    floor = ["--train", folder / "set", "--cuts", folder / "set", "--out", folder / "floor" / "set", "--workers", "0"]
+    extract_floor.main(parse(extract_floor.Options, list(map(str, floor))))
+    audio = soundfile.read(folder / "u3.wav", dtype="int16")[0]
+    soundfile.write(folder / "u3.wav", audio[::-1].copy(), 16000)
+    capsys.readouterr()
+    _, after = read_embeddings(extract(folder, "x"))
+    assert "recordings of the set were replaced" in capsys.readouterr().out
+    assert [index for index in range(10) if not np.allclose(before[index], after[index])] == [3]
+    extract_floor.main(parse(extract_floor.Options, list(map(str, floor))))
+    assert "recordings of the set were replaced" in capsys.readouterr().out

@@ -11,7 +11,6 @@ are distance, weights and their schedule (see regulariser.py, loss.py). Shapes: 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cslib.checkpoints import load_enhancer
+from cslib.checkpoints import content_digest, load_enhancer
 from cslib.config import UserError, find
 from cslib.data.pairs import SIDES, PairedUtterances
 from cslib.data.utterances import Utterances
@@ -125,9 +124,9 @@ class Ccr(Objective):
     def digests(self) -> dict[str, Any]:
         """Of the checkpoint of the feature space, the validation set and the networks among the negatives."""
         checkpoint = self.config.regulariser.feature_space.checkpoint if self.regulariser else None
-        networks = [_digest(path) for path in self.config.negative_networks]
+        networks = [content_digest(path) for path in self.config.negative_networks]
         found: dict[str, Any] = {
-            "feature_space": _digest(checkpoint) if checkpoint else None,
+            "feature_space": content_digest(checkpoint) if checkpoint else None,
             "validation": self.validation.pairs.digest() if self.validation else None,
         }
         return found | ({"negatives": networks} if networks else {})
@@ -230,10 +229,6 @@ class NegativeNetworks:
     def __call__(self, noisy: Tensor) -> list[Tensor]:
         """Noisy speech [B, T] -> K enhanced versions, [B, T] each."""
         return [network(noisy).float() for network in self.on(noisy.device)]
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check(config: Config, task: Task) -> None:

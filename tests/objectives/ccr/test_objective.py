@@ -128,5 +128,8 @@ def test_digests_change_with_feature_space_and_validation_set(data, tmp_path):
     config = config_of(data, "cr")
     config.regulariser.feature_space = FeatureSpaceConfig("encoder", path)
     first = build(config, task_of(data, config)).digests()["feature_space"]
-    checkpoints.save(path, {**checkpoints.load(path), "step": 1})
-    assert first and first != build(config, task_of(data, config)).digests()["feature_space"]
+    saved = checkpoints.load(path)
+    checkpoints.save(path, {**saved, "step": 1})  # the same weights
+    assert first and first == build(config, task_of(data, config)).digests()["feature_space"]
+    checkpoints.save(path, {**saved, "encoder": {name: value + 1 for name, value in saved["encoder"].items()}})
+    assert first != build(config, task_of(data, config)).digests()["feature_space"]
