@@ -201,7 +201,7 @@ def test_replaced_audio_of_the_same_length_trains_again(finished: tuple[Path, st
     soundfile.write(path, samples[::-1].copy(), rate)
     printed = run(folder, "--stop-stage", "3")
     assert scripts(printed)[0] == "prepare_folder" and scripts(printed)[-1] == "train"
-    assert "was trained otherwise before (inputs.utterances" in printed
+    assert "held another run (inputs.utterances" in printed
     path.write_bytes(before)
     run(folder)
 
