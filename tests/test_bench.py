@@ -1,5 +1,7 @@
 """Benchmarks run at any size and print a line for each part."""
 
+import pytest
+
 from tests.tiny_run import CONFIG, make_set
 from utils import bench
 
@@ -19,6 +21,7 @@ def test_benchmark_of_clustering_prints_a_line_for_each_part(capsys):
     assert lines[4].endswith("GiB")
 
 
+@pytest.mark.slow
 def test_benchmarks_of_a_training_print_its_pace_and_that_of_its_loader(tmp_path, capsys):
     data = make_set(tmp_path / "data")
     (tmp_path / "tiny.yaml").write_text(CONFIG)

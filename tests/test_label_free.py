@@ -17,6 +17,8 @@ from tests.tiny_run import ENVIRONMENT, ROOT, make_set, same_training, train, wo
 WATCH = """
 import os, sys
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 def watch(event, arguments):
     if event == "open" and str(arguments[0]).rstrip("'").endswith(("speakers.tsv", "emotions.tsv")):
         os.write(2, b"OPENED speakers.tsv\\\\n")

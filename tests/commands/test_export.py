@@ -56,6 +56,7 @@ def test_exportable_network_embeds_like_the_network(name):
     assert not any(isinstance(part, (ConvolvedLogMel, ProductFourier)) for part in network.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pt", "onnx"])
 @pytest.mark.parametrize("name", ["resnet", "res2net", "ecapa", *SEPARATING])
 def test_exported_graph_is_the_network_for_any_length_and_batch(name, kind, tmp_path, capsys):

@@ -112,6 +112,7 @@ def test_scores_of_an_earlier_call_are_left_out(run_folder, tmp_path):
         make_results.main(options(run_folder, systems="round2", trials="adverse_ccr"))
 
 
+@pytest.mark.slow
 def test_runs_are_averaged_in_one_markdown_table(tmp_path, capsys):
     for seed in (1, 2):
         folder = scored_run(tmp_path, f"run{seed}", seed)

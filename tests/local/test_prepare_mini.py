@@ -50,6 +50,7 @@ def test_speech_is_audible_and_does_not_clip(corpus):
         assert np.abs(samples).max() < 0.99
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_any_number_of_processes(corpus, tmp_path):
     # Run as a script, the way people do, where the other runs as a function.
     sizes = [f"--{name}={getattr(TINY, name)}" for name in vars(TINY) if name not in ("out", "nj")]

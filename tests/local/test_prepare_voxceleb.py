@@ -128,6 +128,7 @@ def test_of_two_formats_of_a_recording_the_one_that_needs_no_conversion_is_taken
     assert len(ids(tmp_path / "data/train")) == 3 and not (tmp_path / "data/train/audio").exists()
 
 
+@pytest.mark.slow
 def test_damaged_m4a_is_listed_and_too_many_of_them_are_an_error_that_keeps_the_conversions(tmp_path, m4a):
     make_vox2(tmp_path / "vox2", m4a)
     bad = sorted(tmp_path.glob("vox2/**/*.m4a"))

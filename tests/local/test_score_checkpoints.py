@@ -10,6 +10,8 @@ from cslib.data.trials import write_trials
 from local import plot_training, score_checkpoints
 from tests.tiny_run import make_set, train
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 KEEP = ["--training.steps", "5", "--training.checkpoint_every", "2", "--training.keep_every", "2"]
 
 

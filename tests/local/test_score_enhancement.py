@@ -37,6 +37,7 @@ def called(*words):
     )
 
 
+@pytest.mark.slow
 def test_prints_exactly_one_line_of_json_names_failures_and_writes_the_table(folders):
     table = folders / "new" / "table.tsv"
     done = called("--clean", folders / "clean", "--enhanced", folders / "enhanced", "--out", table, "--nj", 2)

@@ -12,6 +12,8 @@ from cslib.evaluation.score_files import read_scores, write_scores
 from cslib.files import write_json
 from local.tabulate_conditions import Options, main, trial_groups
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 NAMES = [f"u{n}" for n in range(12)]
 
 

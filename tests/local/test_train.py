@@ -14,6 +14,8 @@ from cslib.data.banks import BankWriter
 from tests.tiny_pairs import make_negative, make_pairs
 from tests.tiny_run import ENVIRONMENT, ROOT, command, encoder, log, losses, make_set, same_training, train, words
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 
 @pytest.fixture
 def data(tmp_path):

@@ -113,6 +113,7 @@ def run(tree, *words):
     )
 
 
+@pytest.mark.slow
 def test_one_new_file_is_a_network_that_trains_and_embeds(tree):
     data = make_set(tree / "data/train", seconds=0.6)
     config = {

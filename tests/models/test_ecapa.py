@@ -107,6 +107,7 @@ def test_bfloat16_changes_an_embedding_by_little_and_trains():
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [None, torch.tensor(LENGTHS)])
 def test_compiles_into_one_graph(lengths):
     network, batch = trained(), audio(3, 16000)

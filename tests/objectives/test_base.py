@@ -104,6 +104,7 @@ def test_nothing_but_objectives_is_found():
             find("objectives", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective, network, sentence",
     [

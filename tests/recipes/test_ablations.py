@@ -23,6 +23,8 @@ from local import cluster_embeddings, train
 from tests.recipes.refusals import assert_refused
 from tests.tiny_run import ENVIRONMENT, make_set
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "egs/voxceleb/ablations.sh"
 CONF = ROOT / "egs/voxceleb/conf/mini"

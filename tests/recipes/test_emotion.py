@@ -15,6 +15,8 @@ from cslib.data.embeddings import read_embeddings
 from cslib.models import galr, resnet
 from tests.recipes.refusals import assert_refused
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "emotion" / "run.sh"
 ENVIRONMENT = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -75,7 +77,8 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(tmp_path: Path, opti
 
 def test_without_any_encoder_it_is_told_which_command_makes_one(tmp_path: Path) -> None:
     """In a copy of the shell scripts, as a checkout may hold encoders."""
-    for name in ("egs/emotion/run.sh", "utils/parse_options.sh", "utils/stage.sh"):
+    names = ("parse_options.sh", "stage.sh", "recipe.sh")
+    for name in ("egs/emotion/run.sh", "egs/emotion/steps.sh", *(f"utils/{name}" for name in names)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     done = subprocess.run(

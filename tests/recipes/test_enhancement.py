@@ -17,6 +17,8 @@ from cslib.evaluation.speech_quality import HEADLINE
 from tests.evaluation.speech import noisy, pcm, talk
 from tests.recipes.refusals import assert_refused
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "voicebank" / "run.sh"
 SEARCH = RUN.parent / "search_weights.sh"

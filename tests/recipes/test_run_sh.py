@@ -11,6 +11,8 @@ from cslib.config import parse
 from local import cluster_embeddings, train
 from tests.recipes.refusals import assert_refused
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs" / "voxceleb" / "run.sh"
 

@@ -21,6 +21,8 @@ from tests.tiny_run import (
     words,
 )
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 
 def test_two_processes_compute_what_one_computes(data, tmp_path):
     # Not adam: where a gradient is zero, it scales rounding errors up to steps of full size.

@@ -11,6 +11,8 @@ from cslib.config import UserError
 from cslib.objectives.csc.objective import Csc
 from tests.tiny_run import ENVIRONMENT, ROOT, command, same_training, train
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 
 @pytest.mark.parametrize(
     "place", ["cslib.objectives.csc.objective.Csc.forward", "cslib.datasets.mixtures.Mixtures.__getitem__"]

@@ -12,6 +12,8 @@ import torch
 from cslib.objectives.csc.objective import Csc
 from tests.tiny_run import ENVIRONMENT, ROOT, command, interrupted, log, losses, same_training, train
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 
 def start_and_wait_for(path, *run, **options):
     process = subprocess.Popen(

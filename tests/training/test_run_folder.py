@@ -9,6 +9,8 @@ from cslib.config import UserError
 from cslib.training.identity import as_now
 from tests.tiny_run import interrupted, log, make_set, run_script, train
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 
 def test_finished_run_trains_nothing(data, tmp_path, capsys):
     run, steps = tmp_path / "run", ["--training.steps", "3"]

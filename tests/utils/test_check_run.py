@@ -10,6 +10,8 @@ import torch
 from cslib.models import mask_gru
 from tests.tiny_run import ENVIRONMENT, ROOT
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 
 def call(*words: str | Path) -> subprocess.CompletedProcess:
     return subprocess.run(

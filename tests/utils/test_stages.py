@@ -13,6 +13,8 @@ import pytest
 from utils import cache
 from utils.cache import fingerprint, listing, state_of, without_speed
 
+pytestmark = pytest.mark.slow  # starts many processes
+
 UTILS = Path(__file__).parents[2] / "utils"
 
 RECIPE = """

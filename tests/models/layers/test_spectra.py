@@ -269,6 +269,7 @@ def test_gradients_are_finite_in_silence(name):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 @every_network
 def test_a_tiny_network_learns_a_batch(name):
     model = network(name).train()

@@ -98,6 +98,7 @@ def test_resumed_run_has_the_mixtures_of_an_uninterrupted_run(data, mixing, tmp_
     assert all(torch.equal(mine[name], its[name]) for name in its)
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_computes(data, mixing, tmp_path):
     # Not adam: it blows rounding errors up, where a gradient is zero, to steps of full size.
     config = tmp_path / "config.yaml"

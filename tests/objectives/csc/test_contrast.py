@@ -84,6 +84,7 @@ def test_both_losses_train_the_trunk_and_each_its_own_branch(corpus, values):
         assert trained_by(branch) == ({"contrast"}, {"contrast"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{"bank": "swap"}, {"bank": "fifo", "labels": LABELS}, {"global_vector": "table"}])
 def test_a_batch_of_one_mixture_works(corpus, values):
     csc = objective(corpus, batch_size=1, mixtures={"single_p": 0.5}, **values)

@@ -30,6 +30,7 @@ print(mean.item(), weight.grad.item(), global_mean(values, chosen & False).item(
 """
 
 
+@pytest.mark.slow
 def test_mean_over_two_processes_and_its_gradient_equal_those_of_one(tmp_path):
     root = Path(__file__).parents[3]
     processes = [

@@ -432,6 +432,7 @@ _BatchNorm.forward = forward
 """
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_computes(data, tmp_path, monkeypatch):
     options = [
         "--training.optimiser",

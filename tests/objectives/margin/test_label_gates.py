@@ -336,6 +336,7 @@ def end_of_a_training(share):
     return trained.state_dict(), [losses.diagnostics["corrected"].item() for losses in found]
 
 
+@pytest.mark.slow
 def test_two_processes_freeze_gate_and_correct_as_one_does(tmp_path, monkeypatch):
     for module, name in ((margin, "augmented"), (label_gates, "find_gate")):
         monkeypatch.setattr(module, name, getattr(module, name))  # given back at the end
