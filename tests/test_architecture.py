@@ -11,7 +11,7 @@ import pytest
 from cslib.config import UserError, find, known_names
 
 ROOT = Path(__file__).parents[1]
-MADE = (".git", ".venv", "data", "exp", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis")
+MADE = (".git", ".venv", "data", "exp", "__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis")
 
 
 def tree():
@@ -185,6 +185,17 @@ def test_every_network_objective_and_feature_space_can_be_found_by_its_name():
 def test_a_helper_module_is_no_network_and_no_objective(package, name):
     with pytest.raises(UserError, match="is not one of"):
         find(package, name)
+
+
+def test_the_library_names_no_recipe_and_no_stage():
+    named = re.compile(r"egs/|run\.sh|\bstage \d|local/prepare_\w+|data/(mini|voxceleb|folder)\b")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sorted((ROOT / "cslib").rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if named.search(line)
+    ]
+    assert found == []
 
 
 def test_there_are_no_symbolic_links():
