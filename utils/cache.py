@@ -15,8 +15,9 @@ covers
     they lie in, do not count.
 
 So a command runs again when something that it reads has changed, and only then: the commands before it do not count.
-Paths in the project's root count relative to it. A different version of the code does not change the fingerprint; the
-marker records the commit, and `other-code` tells.
+When a command starts, the markers of others that made the same outputs are removed. Paths in the project's root count
+relative to it. A different version of the code does not change the fingerprint; the marker records the commit, and
+`other-code` tells.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +55,23 @@ def without_speed(words: list[str]) -> list[str]:
 
 
 def relative(word: str) -> str:
-    """A path below the project's root, relative to it and without detours; any other word as it is."""
+    """A path in the project's root, or a list of them, relative to it and without detours; any other word as it is."""
+    if word.startswith("["):
+        return re.sub(r'"([^"]+)"', lambda found: f'"{relative(found[1])}"', word)
     if "/" not in word or word.startswith("-"):
         return word
     path = os.path.normpath(word)
-    return os.path.relpath(path, ROOT) if path.startswith(f"{ROOT}/") else path
+    above = next((str(folder) for folder in Path(path).parents if path.startswith("/") and is_root(folder)), None)
+    return os.path.relpath(path, above) if above else path
+
+
+@cache
+def is_root(folder: Path) -> bool:
+    """Whether this is the project's root, perhaps by way of a link."""
+    try:
+        return os.path.samefile(folder, ROOT)
+    except OSError:
+        return False
 
 
 def is_input(word: str, outputs: list[str]) -> bool:
@@ -91,9 +105,9 @@ def state_of(path: str) -> list[str]:
 
 
 def content(path: str) -> str:
-    """A digest of a file; of a huge one its size and time."""
+    """A digest of a file; of a huge one its size and time. What cannot be read is for the command to report."""
     status = os.stat(path)
-    if status.st_size > WHOLE:
+    if status.st_size > WHOLE or not os.access(path, os.R_OK):
         return f"{status.st_size} {status.st_mtime_ns}"
     with open(path, "rb") as file:
         return (
@@ -103,16 +117,35 @@ def content(path: str) -> str:
         )
 
 
-def entries(folder: str, left_out: tuple[str, ...] = ()) -> Iterator[os.DirEntry]:
-    """Everything below `folder`, by name; links are entries and are not followed. Hidden files do not count."""
-    with os.scandir(folder) as found:
-        below = sorted(found, key=lambda entry: entry.name)
+def entries(
+    folder: str, left_out: tuple[str, ...] = (), above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[os.DirEntry]:
+    """Everything below `folder`, by name. Hidden files do not count, nor what cannot be read.
+
+    Links are followed, as preparations do, but not back to one of the folders `above`.
+    """
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as found:
+            below = sorted(found, key=lambda entry: entry.name)
+    except OSError:
+        return
+    this = (status.st_dev, status.st_ino)
+    if this in above:
+        return
     for entry in below:
         if entry.name.startswith(".") or entry.name in left_out:
             continue
         yield entry
-        if entry.is_dir(follow_symlinks=False):
-            yield from entries(entry.path, left_out)
+        if is_folder(entry):
+            yield from entries(entry.path, left_out, (*above, this))
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def listing(folder: str, left_out: tuple[str, ...] = ()) -> list[str]:
@@ -120,21 +153,33 @@ def listing(folder: str, left_out: tuple[str, ...] = ()) -> list[str]:
     lines = []
     for count, entry in enumerate(entries(folder, left_out)):
         if count >= LISTED_FILES:
-            return upper_folders(folder)
-        if not entry.is_dir(follow_symlinks=False):
-            status = entry.stat(follow_symlinks=False)
-            lines.append(f"{os.path.relpath(entry.path, folder)} {status.st_size} {status.st_mtime_ns}")
+            return upper_folders(folder, left_out)
+        if is_folder(entry):
+            continue
+        try:
+            status = entry.stat()
+        except OSError:  # a link to nothing, or removed meanwhile
+            continue
+        lines.append(f"{os.path.relpath(entry.path, folder)} {status.st_size} {status.st_mtime_ns}")
     return lines
 
 
-def upper_folders(folder: str, level: int = 1) -> list[str]:
-    found = [f"{folder} {os.stat(folder).st_mtime_ns}"]
-    if level <= LISTED_LEVELS:
-        with os.scandir(folder) as listing:
-            below = sorted(entry.path for entry in listing if entry.is_dir())
-        for path in below:
-            found += upper_folders(path, level + 1)
-    return found
+def upper_folders(folder: str, left_out: tuple[str, ...] = (), level: int = 0, name: str = ".") -> list[str]:
+    """Path and time of change of the folders in the upper levels.
+
+    Of a set the time of its manifests: whoever opens it writes a table into its folder.
+    """
+    manifests = [path for path in (os.path.join(folder, part) for part in (SET, "shards")) if os.path.exists(path)]
+    try:
+        lines = [f"{name} {os.stat(path).st_mtime_ns}" for path in manifests or [folder]]
+        with os.scandir(folder) as found:
+            below = sorted(entry.name for entry in found if level < LISTED_LEVELS and is_folder(entry))
+    except OSError:
+        return []
+    for one in below:
+        if not one.startswith(".") and one not in left_out:
+            lines += upper_folders(os.path.join(folder, one), left_out, level + 1, f"{name}/{one}")
+    return lines
 
 
 def texts(config: Path, most: int = 10) -> list[bytes]:
@@ -175,7 +220,7 @@ def read_marker(path: Path) -> dict[str, Any]:
 
 
 def write_marker(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".new")
+    temporary = path.with_suffix(".writing")
     temporary.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
@@ -197,17 +242,41 @@ def code_of(script: str, library: str) -> str:
     return hashlib.sha256(library.partition(":")[2].encode() + found).hexdigest()[:16]
 
 
+def makers_of(outputs: list[str], marker: Path) -> dict[Path, dict[str, Any]]:
+    """The other markers of commands that made one of these outputs, or something in it."""
+    mine = [relative(output) for output in outputs]
+    others = {path: read_marker(path) for path in sorted(marker.parent.glob("*.json")) if path != marker}
+    return {
+        path: other
+        for path, other in others.items()
+        if any(f"{made}/".startswith(f"{output}/") for made in other.get("outputs", []) for output in mine)
+    }
+
+
 def check(options: argparse.Namespace, words: list[str]) -> str:
-    """`<state> <marker>`: done, again (the same command goes on) or anew (another command or other inputs)."""
+    """`<state> <marker>`, where the state is one of
+
+        done        nothing is to be done
+        again       the same command goes on
+        anew        another command, or other inputs; what is there was finished
+        unfinished  the same, and what is there was not finished
+
+    With --start the new marker is written beside the old one, as .new: it takes its place once outputs of another
+    command are moved away. A command that is killed before that finds the old one.
+    """
     words_known = without_speed(words)
     marker = marker_of(options.done, options.stage, words, options.outputs)
     old, now = read_marker(marker), fingerprint(words, options.reads, options.outputs)
     same = old.get("fingerprint") == now
     if same and old.get("state") == "done" and all(map(os.path.exists, options.outputs)):
         return f"done {marker}"
+    others = makers_of(options.outputs, marker)
+    states = [one.get("state") for one in (old, *others.values()) if one]
     if options.start:
+        for other in others:
+            other.unlink(missing_ok=True)
         write_marker(
-            marker,
+            marker.with_suffix(".new"),
             {
                 "state": "started",
                 "fingerprint": now,
@@ -220,7 +289,7 @@ def check(options: argparse.Namespace, words: list[str]) -> str:
                 "code": code_of(words_known[0], options.code),
             },
         )
-    return f"{'again' if same else 'anew'} {marker}"
+    return f"{'again' if same else 'unfinished' if states and 'done' not in states else 'anew'} {marker}"
 
 
 def finish(marker: str, seconds: int) -> None:

@@ -45,8 +45,8 @@ check_run() {
 
 # WORD...: as a list in YAML.
 as_list() {
-  local words=''
-  [ $# -eq 0 ] || printf -v words ', "%s"' "$@"
+  local words='' quoted=("${@//\\/\\\\}")
+  [ $# -eq 0 ] || printf -v words ', "%s"' "${quoted[@]//\"/\\\"}"
   echo "[${words#, }]"
 }
 

@@ -14,10 +14,14 @@
 #            (utils/cache.py). A stage in which nothing ran says so.
 # reads      PATH...: the next command reads these besides the paths among its words.
 # makes      PATH...: the next command makes these. Outputs of another command, or made from other inputs, are first
-#            moved to a folder `previous` beside them. After a kill the same command finds what it left.
+#            moved to a folder `previous` beside them; to previous/unfinished if it was killed. After a kill the same
+#            command finds what it left.
 # continues  PATH...: the same for a script that recognises its own outputs and continues from them.
 #
-# Locks: recipes that only read a folder share it. A recipe that has to change it waits until no other one uses it.
+# shares     FOLDER: this script reads FOLDER until it ends, and keeps no markers there.
+#
+# Locks: recipes that only read a folder share it. A recipe that has to change it waits until no other one uses it. A
+# folder that cannot be written is read without a lock if it has none.
 
 marker_folders=() done_folder='' current_stage='' code='' lock_of=''
 paths_read=() paths_made=() paths_replaced=()
@@ -32,15 +36,26 @@ cache() { python "${BASH_SOURCE[0]%/*}/cache.py" "$@"; }
 # FOLDER: markers of the next stages go to FOLDER/.done. The folder before it stays locked for reading.
 keep_markers_in() {
   end_stages
+  if [ -n "$done_folder" ] && [ "$1/.done" -ef "$done_folder" ]; then return; fi
   [ -z "$lock_of" ] || flock -s "$lock_of" || true
-  done_folder=$1/.done lock_of=''
+  done_folder=$1/.done
   marker_folders+=("$done_folder")
-  mkdir -p "$done_folder" || fail "$1 cannot be written"
+  mkdir -p "$done_folder" 2>/dev/null || [ -d "$1" ] || fail "$1 cannot be written"
   [ -n "$code" ] || code=$(cache code)
-  if command -v flock >/dev/null; then
-    exec {lock_of}>"$done_folder/lock"
-    wait_for_lock -s "is changing $1"
+  shares "$1"
+}
+
+# FOLDER: locks it for reading, and sets $lock_of, which is empty where there are no locks.
+shares() {
+  local file=$1/.done/lock
+  lock_of=''
+  command -v flock >/dev/null || return 0
+  if [ -w "$file" ] || { [ ! -e "$file" ] && [ -w "$1/.done" ]; }; then
+    exec {lock_of}>>"$file"
+  elif [ -r "$file" ]; then
+    exec {lock_of}<"$file"
   fi
+  wait_for_lock -s "is changing $1"
 }
 
 # MODE WHAT: takes the lock of the current folder, shared (-s) or alone (-x). Not every NFS has locks.
@@ -66,6 +81,8 @@ run() {
   commands=$((commands + 1))
   found=$(check_command "$@") || stage_failed $?
   if [[ $found != done* ]]; then
+    [ -w "$done_folder" ] ||
+      fail "stage $current_stage: $stage_title: has to run, but ${done_folder%/.done} cannot be written"
     wait_for_lock -x "is using ${done_folder%/.done}"
     found=$(check_command --start -- "$@") || stage_failed $?   # another recipe may have done it meanwhile
   fi
@@ -73,7 +90,8 @@ run() {
   if [ "$state" != "done" ]; then
     [ "$commands_run" -gt 0 ] || log "stage $current_stage: $stage_title"
     commands_run=$((commands_run + 1))
-    [ "$state" = again ] || move_to_previous "${paths_replaced[@]}"
+    [ "$state" = again ] || move_to_previous "$state" "${paths_replaced[@]}"
+    mv -f "${marker%.json}.new" "$marker"
     show_and_run "$@"
     cache finish "$marker" "$seconds" || stage_failed $?
   fi
@@ -100,14 +118,17 @@ show_and_run() {
   seconds=$((SECONDS - start))
 }
 
-# PATH...: one generation is kept of what is about to be made anew, so that a slip in an option loses nothing.
+# STATE PATH...: one generation is kept of what is about to be made anew, so that a slip in an option loses nothing. What
+# was not finished takes the place of nothing that was.
 move_to_previous() {
-  local path folder
-  for path in "$@"; do
+  local path folder made=made
+  [ "$1" != unfinished ] || made=begun
+  for path in "${@:2}"; do
     [ -e "$path" ] || continue
     folder=$(dirname "$path")/previous
-    log "$path was made with other settings or inputs: moved to $folder"
-    mkdir -p "$folder" && rm -rf "${folder:?}/${path##*/}" && mv "$path" "$folder/"
+    [ "$1" != unfinished ] || folder+=/unfinished
+    log "$path was $made with other settings or inputs: moved to $folder"
+    { mkdir -p "$folder" && rm -rf "${folder:?}/${path##*/}" && mv "$path" "$folder/"; } || stage_failed $?
   done
 }
 

@@ -51,6 +51,7 @@ for file in "$space" "${arms_asked[@]/%/.yaml}"; do
 done
 graded=()
 for share in $negatives; do
+  [[ $share =~ ^([1-9][0-9]?|100)$ ]] || fail "--negatives: '$share' is no percentage from 1 to 100"
   if [ "$share" -eq 100 ]; then graded+=("$from/none"); else graded+=("$from/none_$share"); fi
 done
 ((${#graded[@]} > 0)) || fail "--negatives names at least one: what --negatives of run.sh was"
@@ -83,6 +84,7 @@ python local/check_space.py --pairs "$data/valid" --negatives "[${enhanced#, }]"
   "${in_space[@]/#--objective.regulariser.feature_space./--space.}" --device "$device" ||
   fail "--data: $data does not hold the pairs that $from learnt from, or the space cannot be opened, see above"
 export OMP_NUM_THREADS=1
+shares "$data"
 
 # ARM_FACTOR: trains the arm with that weight and scores the enhanced validation pairs.
 try_weight() {
@@ -110,5 +112,6 @@ try_weight() {
 runs=()
 for factor in "${factors_asked[@]}"; do runs+=("${arms_asked[@]/%/_$factor}"); done
 in_parallel "$jobs" "$exp" try_weight "${runs[@]}"
-tables=$(printf ",$exp/%s.tsv" "${runs[@]}")
+runs=("${runs[@]/#/"$exp/"}")
+printf -v tables ',%s.tsv' "${runs[@]}"
 python local/tabulate_scores.py --scores "${tables#,}" --out "$exp/table.md"

@@ -98,6 +98,7 @@ for set in train noise test test_adverse; do
 done
 . ./path.sh
 export OMP_NUM_THREADS=1
+shares "$data"
 
 # ARM_SEED: labels if it needs some, training, embeddings and scores, in $exp/ARM_SEED.
 run_arm() {
@@ -154,5 +155,5 @@ run_arm() {
 runs=()
 for seed in "${seeds_asked[@]}"; do runs+=("${arms_asked[@]/%/_$seed}"); done
 in_parallel "$jobs" "$exp" run_arm "${runs[@]}"
-folders=$(printf ",$exp/%s" "${runs[@]}")
+printf -v folders ',%s' "${runs[@]/#/"$exp/"}"
 python local/tabulate_ablations.py --runs "${folders#,}" --out "$exp/table.md"

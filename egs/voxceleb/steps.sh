@@ -24,13 +24,14 @@ prepare_corpus() {
 prepare_noise() {
   # No recording is both in noise and in noise_test: systems are tested on noise and RIRs unseen in training.
   local sources=(--synthetic ${noise_dir:+--noise-dir "$noise_dir"} ${rir_dir:+--rir-dir "$rir_dir"}) trials=()
+  [ "$corpus" = voxceleb ] || reads "$data/train"    # babble is mixed from it
   [ "$corpus" != voxceleb ] || sources=(--musan "$musan" --rirs "$rirs" --babble 1000)
   makes "$data"/{noise,noise_test}
   run local/prepare_noise.py --out "$data" "${sources[@]}"
   # In clean trials the recording channel helps to recognise a speaker. Here RIR, noise and competing speakers are drawn
   # anew for each recording.
   [ "$corpus" != voxceleb ] || trials=(--trials vox1_o --only-trials)
-  reads "$data/test/trials"
+  reads "$data/test"/{speakers.tsv,trials}    # an interferer is another speaker
   makes "$data/test_adverse"
   run local/make_adverse.py --test "$data/test" --noise "$data/noise_test" --out "$data/test_adverse" --nj "$nj" \
     "${trials[@]}"

@@ -92,6 +92,10 @@ def test_mistake_ends_with_one_sentence_and_nothing_is_made(tmp_path: Path, opti
         (["--from", ".", "--bundle", "WAVLM_BASE"], "--bundle WAVLM_BASE: give the file of its weights with --space"),
         (["--from", "."], "/none/config.yaml: run 'bash egs/voicebank/run.sh --stop-stage 3' first"),
         (["--from", "../run", "--space", "logmel", "--negatives", ""], "--negatives names at least one"),
+        (
+            ["--from", "../run", "--space", "logmel", "--negatives", "ten"],
+            "--negatives: 'ten' is no percentage from 1 ",
+        ),
         (["--from", "../run", "--space", "logmel"], "/none_10/checkpoints/final.pt: run 'bash egs/voiceb"),
         (["--from", "../run", "--arms", "better"], "/space/checkpoints/final.pt; check the name, or run "),
         (["--from", "../run", "--space", str(RUN), "--arms", "better"], "better.yaml"),

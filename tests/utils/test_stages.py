@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from utils import cache
 from utils.cache import fingerprint, listing, state_of, without_speed
@@ -29,12 +31,13 @@ extra=         # a suffix of another copy
 data=data      # folder of the data
 exp=exp        # folder of the run
 hold=          # file that counting waits for
+script=copy.py # what copies
 nj=1           # processes
 parse_options "$@"
 keep_markers_in "$data"
 if stage 1 "copy"; then
   makes "$data/copied"
-  run copy.py ./input/text "$data/copied" --size "$size" --nj "$nj"
+  run "$script" ./input/text "$data/copied" --size "$size" --nj "$nj"
 fi
 keep_markers_in "$exp"
 if stage 2 "count"; then
@@ -71,7 +74,7 @@ pathlib.Path(sys.argv[4]).write_text(str(len(pathlib.Path(sys.argv[3]).read_text
 
 class Recipe:
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.launcher = folder, []
         for name in ("input", "utils", "cslib"):
             (folder / name).mkdir()
         for name in ("parse_options.sh", "stage.sh", "cache.py"):
@@ -86,11 +89,11 @@ class Recipe:
         (folder / "run.sh").write_text(RECIPE)
 
     def start(self, *options: str) -> subprocess.Popen:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = [f"{self.folder}/bin", str(Path(sys.executable).parent), os.environ["PATH"]]
         return subprocess.Popen(
-            ["bash", "run.sh", *options],
+            [*self.launcher, "bash", "run.sh", *options],
             cwd=self.folder,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": os.pathsep.join(path)},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -236,6 +239,21 @@ def test_recipes_that_read_the_same_data_run_side_by_side(recipe: Recipe) -> Non
     assert "waiting" not in printed and first.wait() == 0
 
 
+def test_a_recipe_that_would_change_the_data_waits_for_a_script_that_shares_them(recipe: Recipe) -> None:
+    script = "set -eu; . utils/stage.sh; shares none; shares data; echo shared; read -r"
+    reader = subprocess.Popen(
+        ["bash", "-c", script], cwd=recipe.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout.readline() == "shared\n"
+    assert "waiting" not in recipe.run()[1]
+    second = recipe.start("--size", "2")
+    printed = next(line for line in iter(second.stdout.readline, "") if "waiting" in line)
+    assert "another recipe is using data" in printed and (recipe.folder / "data" / "copied").read_text() == "abc"
+    reader.communicate("\n")
+    second.communicate()
+    assert second.returncode == 0 and (recipe.folder / "data" / "copied").read_text() == "abcabc"
+
+
 def test_number_of_processes_changes_nothing(recipe: Recipe) -> None:
     assert recipe.run("--nj", "4")[0] == ""
 
@@ -262,6 +280,98 @@ def test_killed_command_finds_what_it_left(tmp_path: Path) -> None:
     script.write_text("import pathlib\nassert pathlib.Path('data/copied').read_text() == 'half'\n")
     assert recipe.run()[0] == "count"
     assert not (tmp_path / "data" / "previous").exists()
+
+
+HALF = """
+import os, pathlib, signal
+pathlib.Path("data/copied").write_text("half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_slip_that_was_interrupted_loses_nothing(recipe: Recipe) -> None:
+    (recipe.folder / "copy.py").write_text(HALF)
+    assert "stopped with status 137" in recipe.run("--size", "2")[1]
+    (recipe.folder / "copy.py").write_text(COPY)
+    ran, printed = recipe.run()
+    assert ran == "copy" and "data/copied was begun with other settings or inputs" in printed
+    previous = recipe.folder / "data" / "previous"
+    assert (previous / "copied").read_text() == "abc" and (previous / "unfinished" / "copied").read_text() == "half"
+
+
+@pytest.mark.parametrize("command", ["mkdir", "rm", "mv"])
+def test_a_recipe_killed_while_it_moves_outputs_moves_them_when_it_is_called_again(
+    recipe: Recipe, command: str
+) -> None:
+    stub = recipe.folder / "bin" / command
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\ncase "$*" in *previous*) kill -9 $PPID ;; *) exec /bin/{command} "$@" ;; esac\n')
+    stub.chmod(0o755)
+    recipe.run("--size", "2")
+    assert recipe.status == -9 and (recipe.folder / "data" / "copied").read_text() == "abc"
+    stub.unlink()
+    assert recipe.run("--size", "2")[0] == "copy count", recipe.errors
+    assert (recipe.folder / "data" / "previous" / "copied").read_text() == "abc"
+
+
+def test_outputs_that_cannot_be_moved_stop_the_recipe(recipe: Recipe) -> None:
+    """Else the command would take them for its own."""
+    text = (recipe.folder / "run.sh").read_text()
+    (recipe.folder / "run.sh").write_text(text.replace('makes "$data/copied"', 'makes "$data/copied" "$exp/counted"'))
+    (recipe.folder / "data" / "previous").write_text("a file")
+    ran, printed = recipe.run("--size", "2")
+    assert ran == "" and recipe.status == 1
+    assert "stage 1: copy: stopped with status 1" in printed
+    assert (recipe.folder / "exp" / "counted").exists()
+
+
+def test_outputs_of_another_script_are_not_taken_for_those_of_a_command(recipe: Recipe) -> None:
+    (recipe.folder / "other.py").write_text(COPY.replace("int(sys.argv[4])", "5"))
+    assert recipe.run("--script", "other.py")[0] == "copy count"
+    assert recipe.run("--script", "other.py")[0] == ""
+    assert recipe.run()[0] == "copy count"
+    assert (recipe.folder / "data" / "copied").read_text() == "abc"
+    assert (recipe.folder / "data" / "previous" / "copied").read_text() == "abc" * 5
+
+
+def test_a_command_does_not_disturb_those_that_made_the_folder_around_its_outputs(recipe: Recipe) -> None:
+    """Trainings lie in the folder that the command before them made."""
+    text = (recipe.folder / "run.sh").read_text()
+    split = 'makes "$exp/folder"\n  run split.py --out "$exp/folder"\n  continues "$exp/folder/counted"'
+    text = text.replace('continues "$exp/counted"', split).replace(
+        '"$exp/counted" $hold', '"$exp/folder/counted" $hold'
+    )
+    (recipe.folder / "run.sh").write_text(text)
+    (recipe.folder / "split.py").write_text("import os, sys; os.mkdir(sys.argv[2]); open('ran', 'a').write('split ')")
+    assert recipe.run()[0] == "split count"
+    assert recipe.run()[0] == ""
+
+
+def test_data_and_run_may_be_one_folder(tmp_path: Path) -> None:
+    recipe = Recipe(tmp_path)
+    process = recipe.start("--data", "both", "--exp", "./both")
+    try:
+        printed, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "waiting" not in printed, errors
+    assert json.loads((tmp_path / "both" / "seconds.json").read_text()).keys() == {"1", "2"}
+
+
+@pytest.mark.parametrize("lock", [True, False])
+def test_data_that_cannot_be_written_are_read(recipe: Recipe, lock: bool) -> None:
+    if os.geteuid() == 0:  # root may write everything, unless it gives that up
+        recipe.launcher = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+        if not shutil.which("setpriv") or subprocess.run([*recipe.launcher, "true"], capture_output=True).returncode:
+            pytest.skip("root cannot be kept from writing here")
+    data = recipe.folder / "data"
+    if not lock:
+        (data / ".done" / "lock").unlink()
+    for path in (data / ".done", data, *data.glob(".done/*")):
+        path.chmod(0o555)
+    assert recipe.run("--exp", "other")[0] == "count" and recipe.errors == ""
+    assert recipe.run("--exp", "other", "--size", "2")[0] == ""
+    assert recipe.errors == "error: stage 1: copy: has to run, but data cannot be written\n"
 
 
 def test_later_stage_alone_is_skipped_when_everything_before_it_is_as_it_was(recipe: Recipe) -> None:
@@ -304,6 +414,114 @@ def test_huge_folder_is_known_by_its_upper_folders(tmp_path: Path, monkeypatch: 
     assert len(before) == 1 + 1 + 4 + 12
     (tmp_path / "dev" / "id9").mkdir()
     assert listing(str(tmp_path)) != before
+
+
+def test_huge_set_does_not_change_when_it_is_opened_or_spelt_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.cache.LISTED_FILES", 5)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "train"
+    for name in "abcdefgh":
+        (folder / "audio" / name).mkdir(parents=True)
+        (folder / "audio" / name / "1.flac").write_text("a")
+    (folder / "cuts.jsonl.gz").write_text("cuts")
+    before = state_of("train")
+    assert state_of(str(folder)) == before
+    (folder / "table.npy").write_text("made by whoever opens the set")
+    (folder / "speakers.tsv").write_text("labels")
+    (folder / "trials").mkdir()
+    assert state_of("train") == before
+    (folder / "audio" / "new").mkdir()
+    assert state_of("train") != before
+
+
+def test_links_are_followed_and_do_not_lead_in_circles(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
+    elsewhere.mkdir()
+    folder.mkdir()
+    (elsewhere / "a.wav").write_text("a")
+    (folder / "one.wav").symlink_to(elsewhere / "a.wav")
+    (folder / "speaker").symlink_to(elsewhere)
+    (folder / "back").symlink_to(folder)
+    (folder / "itself").symlink_to(folder / "itself")
+    (folder / "nothing").symlink_to(folder / "gone")
+    before = state_of(str(folder))
+    assert [line.split()[0] for line in before] == ["one.wav", "speaker/a.wav"]
+    (elsewhere / "a.wav").write_text("other")
+    assert len(set(state_of(str(folder))) - set(before)) == 2
+    (elsewhere / "b.wav").write_text("b")
+    assert len(state_of(str(folder))) == 3
+
+
+def test_a_folder_that_cannot_be_read_does_not_stop_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as lost+found of the disk that holds a corpus."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "a").write_text("")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("lost+found"):
+            raise PermissionError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert len(listing(str(tmp_path))) == 1
+    monkeypatch.setattr("utils.cache.LISTED_FILES", 0)
+    assert len(listing(str(tmp_path))) == 1
+
+
+@pytest.mark.parametrize(
+    "word, known",
+    [
+        ("{root}/exp/a", "exp/a"),
+        ("{link}/exp/../exp/a/", "exp/a"),
+        ('["{root}/exp/a, b", "exp/c"]', '["exp/a, b", "exp/c"]'),
+        ("{root}", "{root}"),
+        ("/elsewhere//a", "/elsewhere/a"),
+        ("exp/a", "exp/a"),
+        ("--a/b", "--a/b"),
+    ],
+)
+def test_paths_in_the_project_are_known_relative_to_its_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, known: str
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    monkeypatch.setattr(cache, "ROOT", tmp_path / "root")
+    cache.is_root.cache_clear()
+    places = {"root": tmp_path / "root", "link": tmp_path / "link"}
+    assert cache.relative(word.format(**places)) == known.format(**places)
+    cache.is_root.cache_clear()
+
+
+def bash(text: str) -> list[str]:
+    """The lines that it prints, in the project's root, with the functions of a recipe."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", f"set -euo pipefail; . utils/recipe.sh; {text}", "bash"],
+        cwd=UTILS.parent,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_paths_with_any_sign_are_a_list_in_yaml() -> None:
+    paths = ["a b/c, d", "it's", 'say "a"', "back\\slash", "#: [x]"]
+    assert yaml.safe_load(bash(f"as_list {shlex.join(paths)}")[0]) == paths
+    assert bash("as_list") == ["[]"]
+
+
+def test_steps_name_what_their_scripts_read_besides_their_words() -> None:
+    """Babble is mixed from the training set, and an interfering speaker is another one than in speakers.tsv."""
+    tell = 'run() { echo "$1: ${paths_read[*]}"; paths_read=(); }; answers= data=d exp=e nj=1 '
+    empty = "noise_dir= rir_dir= musan=m rirs=r; . egs/voxceleb/steps.sh; prepare_noise"
+    found = bash(f"{tell} corpus=mini {empty}")
+    assert found[:2] == ["local/prepare_noise.py: d/train", "local/make_adverse.py: d/test/speakers.tsv d/test/trials"]
+    assert bash(f"{tell} corpus=voxceleb {empty}")[0] == "local/prepare_noise.py: "
 
 
 def test_a_single_file_may_be_read_from_a_folder_that_changes(tmp_path: Path) -> None:
