@@ -32,13 +32,14 @@ class Options:
     seed: int  # of the training
     systems: str = ""  # systems to include, separated by commas (default: all that were scored)
     trials: str = ""  # trial lists to include, separated by commas (default: all that were scored)
+    scorings: str = ""  # scorings to include, separated by commas (default: all that were used)
     seconds: Path | None = None  # JSON {part of the run: seconds it took}
     commits: Path | None = None  # JSON {part of the run: commit of the code that made it}
     plot_scoring: str = "cosine"  # scoring to plot
 
 
 def main(options: Options) -> None:
-    found = read_scored(options.exp / "scores", options.systems, options.trials)
+    found = read_scored(options.exp / "scores", options.systems, options.trials, options.scorings)
     rows = [one["row"] for one in found]
     write_json(
         options.exp / "results.json",
@@ -63,8 +64,8 @@ def main(options: Options) -> None:
     plot_histograms(panels, options.exp / "histograms.png", title)
 
 
-def read_scored(folder: Path, systems: str, trials: str) -> list[dict[str, Any]]:
-    """What local/score_trials.py wrote of these systems and trial lists, in the order of the table.
+def read_scored(folder: Path, systems: str, trials: str, scorings: str = "") -> list[dict[str, Any]]:
+    """What local/score_trials.py wrote of these systems, trial lists and scorings, in the order of the table.
 
     Raises UserError when there is none, or one that is asked for is missing.
     """
@@ -73,7 +74,9 @@ def read_scored(folder: Path, systems: str, trials: str) -> list[dict[str, Any]]
         raise UserError(f"{folder}: has no scores; run local/score_trials.py first")
     of_systems = chosen(systems, (one["row"]["system"] for one in found), "--systems", folder)
     of_trials = chosen(trials, (one["row"]["trials"] for one in found), "--trials", folder)
-    kept = [one for one in found if one["row"]["system"] in of_systems and one["row"]["trials"] in of_trials]
+    of_scorings = chosen(scorings, (one["row"]["scoring"] for one in found), "--scorings", folder)
+    wanted = {"system": of_systems, "trials": of_trials, "scoring": of_scorings}
+    kept = [one for one in found if all(one["row"][key] in names for key, names in wanted.items())]
     if not kept:
         raise UserError(f"{folder}: has no scores of {systems} on {trials}; run local/score_trials.py for them")
     return kept

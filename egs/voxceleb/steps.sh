@@ -2,6 +2,7 @@
 # The steps of the stages of run.sh, which sources this file and sets the variables used here.
 
 sets=("$data"/{train,test,test_adverse}) training=(--data "$data/train" --noise "$data/noise") labels=''
+scorings=cosine,mean,asnorm    # of every system; --plda yes adds one
 mapfile -t enhancers < <(answer enhancer)    # "NAME FILE": the trials of what FILE enhances are called adverse_NAME
 for enhancer in "${enhancers[@]}"; do sets+=("$exp/test_adverse_${enhancer%% *}"); done
 
@@ -107,9 +108,9 @@ add_round() {
 
 # SYSTEM FOLDER: scores of every trial list by the embeddings in FOLDER.
 score() {
-  local list set embedded name scoring scorings=cosine,mean,asnorm options=() lists=("$data"/{test,test_adverse}/trials/*.txt)
+  local list set embedded name scoring used=$scorings options=() lists=("$data"/{test,test_adverse}/trials/*.txt)
   # PLDA is trained, and the floor is training-free.
-  if [[ $plda == yes && $1 != floor ]]; then scorings+=,plda options=(--labels "$labels"); fi
+  if [[ $plda == yes && $1 != floor ]]; then used+=,plda options=(--labels "$labels"); fi
   for enhancer in "${enhancers[@]}"; do lists+=("$exp/trials/adverse_${enhancer%% *}.txt"); done
   for list in "${lists[@]}"; do
     name=$(basename "$list" .txt) set=$(basename "$(dirname "$(dirname "$list")")") embedded=
@@ -118,10 +119,10 @@ score() {
       makes "$list"
       run install -D -m 644 "$data/test_adverse/trials/adverse.txt" "$list"
     fi
-    for scoring in ${scorings//,/ }; do makes "$exp/scores/$1_${name}_$scoring.json"; done
+    for scoring in ${used//,/ }; do makes "$exp/scores/$1_${name}_$scoring.json"; done
     run local/score_trials.py --system "$1" --embeddings "$2/embeddings/${embedded:-$set}.scp" \
       --cohort "$2/embeddings/train.scp" --trials "$list" --speakers "$data/$set/speakers.tsv" \
-      --scoring "$scorings" "${options[@]}" --out "$exp/scores" --device "$device"
+      --scoring "$used" "${options[@]}" --out "$exp/scores" --device "$device"
   done
 }
 
@@ -142,5 +143,6 @@ make_results() {
   continues "$exp"/{results.json,det.png}
   run local/make_results.py --exp "$exp" --recipe voxceleb --corpus "$corpus" --method "$method" --seed "$seed" \
     --systems "$(IFS=, && echo "${names[*]}")" --trials "$(IFS=, && echo "${trials[*]}")" \
+    --scorings "$scorings$([ "$plda" = no ] || echo ,plda)" \
     --seconds "$exp/seconds.json" --commits "$exp/commits.json"
 }

@@ -94,7 +94,7 @@ def test_commits_of_the_parts_stand_beside_that_of_the_scoring(run_folder, tmp_p
 
 
 def test_scores_of_an_earlier_call_are_left_out(run_folder, tmp_path):
-    """round10 was scored when there were more rounds, and another list when there was an enhancer."""
+    """There were more rounds, an enhancer or another scoring then, such as PLDA."""
     path = run_folder / "scores/floor_clean_cosine.json"
     other = json.loads(path.read_text())
     other["row"]["trials"] = "adverse_ccr"
@@ -104,10 +104,15 @@ def test_scores_of_an_earlier_call_are_left_out(run_folder, tmp_path):
     assert [(row["system"], row["trials"]) for row in rows] == 2 * [("floor", "clean")] + 2 * [("round2", "clean")]
     make_results.main(options(run_folder))
     assert len(json.loads((run_folder / "results.json").read_text())["rows"]) == 7
+    make_results.main(options(run_folder, scorings="cosine"))
+    rows = json.loads((run_folder / "results.json").read_text())["rows"]
+    assert {row["scoring"] for row in rows} == {"cosine"}
     with pytest.raises(UserError, match="--systems: .* has no scores of csc; it has those of floor, round2, round10"):
         make_results.main(options(run_folder, systems="floor,csc"))
     with pytest.raises(UserError, match="--trials: .* has no scores of vox1_o; it has those of adverse_ccr, clean"):
         make_results.main(options(run_folder, trials="vox1_o"))
+    with pytest.raises(UserError, match="--scorings: .* has no scores of plda; it has those of "):
+        make_results.main(options(run_folder, scorings="cosine,plda"))
     with pytest.raises(UserError, match="no scores of round2 on adverse_ccr"):
         make_results.main(options(run_folder, systems="round2", trials="adverse_ccr"))
 
