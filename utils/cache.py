@@ -214,9 +214,10 @@ def marker_of(done: str, stage: str, words: list[str], outputs: list[str]) -> Pa
 
 def read_marker(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_marker(path: Path, values: dict[str, Any]) -> None:

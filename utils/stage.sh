@@ -37,7 +37,7 @@ cache() { python "${BASH_SOURCE[0]%/*}/cache.py" "$@"; }
 keep_markers_in() {
   end_stages
   if [ -n "$done_folder" ] && [ "$1/.done" -ef "$done_folder" ]; then return; fi
-  [ -z "$lock_of" ] || flock -s "$lock_of" || true
+  [ -z "$lock_of" ] || flock -s "$lock_of" 2>/dev/null || true
   done_folder=$1/.done
   marker_folders+=("$done_folder")
   mkdir -p "$done_folder" 2>/dev/null || [ -d "$1" ] || fail "$1 cannot be written"
@@ -58,10 +58,16 @@ shares() {
   wait_for_lock -s "is changing $1"
 }
 
-# MODE WHAT: takes the lock of the current folder, shared (-s) or alone (-x). Not every NFS has locks.
+# MODE WHAT: takes the lock of the current folder, shared (-s) or alone (-x). Not every NFS has locks: then flock ends with
+# another status than 1.
 wait_for_lock() {
+  local status=0
   [ -n "$lock_of" ] || return 0
-  flock -n "$1" "$lock_of" || { log "another recipe $2: waiting until it ends" && flock "$1" "$lock_of"; } || true
+  flock -n "$1" "$lock_of" 2>/dev/null || status=$?
+  if [ $status -eq 1 ]; then
+    log "another recipe $2: waiting until it ends"
+    flock "$1" "$lock_of"
+  fi
 }
 
 # NUMBER WHAT: true when this stage is asked for.

@@ -254,6 +254,40 @@ def test_a_recipe_that_would_change_the_data_waits_for_a_script_that_shares_them
     assert second.returncode == 0 and (recipe.folder / "data" / "copied").read_text() == "abcabc"
 
 
+def test_a_command_that_outlives_its_recipe_is_waited_for(tmp_path: Path) -> None:
+    """A killed run.sh leaves the command, which holds the lock."""
+    recipe = Recipe(tmp_path)
+    (tmp_path / "ran").write_text("")
+    first = recipe.start("--hold", "go")
+    recipe.wait_for("count")
+    first.kill()
+    second = recipe.start("--hold", "go")
+    printed = next(line for line in iter(second.stdout.readline, "") if "waiting" in line)
+    assert "another recipe is changing exp" in printed
+    (tmp_path / "go").touch()
+    first.communicate()
+    second.communicate()
+    assert second.returncode == 0 and (tmp_path / "ran").read_text().split() == ["copy", "count", "count"]
+
+
+def test_a_disk_without_locks_is_no_reason_to_wait(tmp_path: Path) -> None:
+    recipe = Recipe(tmp_path)
+    stub = tmp_path / "bin" / "flock"
+    stub.parent.mkdir()
+    stub.write_text("#!/bin/sh\necho flock: No locks available >&2\nexit 71\n")
+    stub.chmod(0o755)
+    ran, printed = recipe.run()
+    assert (ran, recipe.errors) == ("copy count", "") and "waiting" not in printed
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_marker_is_none(recipe: Recipe, content: str) -> None:
+    for path in (recipe.folder / "data" / ".done").glob("*.json"):
+        path.write_text(content)
+    assert recipe.run()[0] == "copy"
+    assert recipe.run()[0] == ""
+
+
 def test_number_of_processes_changes_nothing(recipe: Recipe) -> None:
     assert recipe.run("--nj", "4")[0] == ""
 
