@@ -36,9 +36,21 @@ existing_configs() {
 # OPTION...: local/train.py takes these options (a --config among them). Checked by check_run.
 check_training() { checks+=(-- parse local/train.py "$@" --data data --exp exp); }
 
+# NAME...: the folders that these options name can be written, or made.
+writable() {
+  local name above
+  for name in "$@"; do
+    above=${!name}
+    while [ ! -e "$above" ]; do above=$(dirname -- "$above"); done
+    [[ -d $above && -w $above && -x $above ]] || fail "--$name: the folder ${!name} cannot be written"
+  done
+}
+
 # OPTION...: sets up the environment and checks, in one process, what check_training was given and the options here:
 # --gpus and more, see utils/check_run.py. Its answers, lines of a name and values, are in $answers.
 check_run() {
+  [ -d "$data" ] || writable data    # prepared data are only read
+  writable exp
   . ./path.sh
   answers=$(python utils/check_run.py --here "$here" "$@" "${checks[@]}") || exit 1
 }

@@ -49,6 +49,8 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
         (["--enhance", "none.pt"], "--enhance: there is no file none.pt"),
         (["--enhance", str(RUN)], "run.sh: damaged, or not a checkpoint of this project"),
         (["--nj", "0"], "--nj is at least 1"),
+        (["--exp", f"{RUN}/exp", "--stage", "3", "--stop-stage", "3"], "run.sh/exp cannot be written"),
+        (["--data", f"{RUN}/a/b", "--stage", "3", "--stop-stage", "3"], "--data: the folder "),
         (["--enhance", f"a={RUN},b=none.pt"], "--enhance: there is no file none.pt"),
         (["--enhance", f"{RUN},{RUN}"], "--enhance: two are called enhanced; name them"),
         (["--cluster-config", "none.yaml"], "none.yaml"),

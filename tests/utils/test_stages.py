@@ -280,6 +280,22 @@ def test_a_disk_without_locks_is_no_reason_to_wait(tmp_path: Path) -> None:
     assert (ran, recipe.errors) == ("copy count", "") and "waiting" not in printed
 
 
+def test_commands_that_make_nothing_run_again_when_what_they_read_has_changed(recipe: Recipe) -> None:
+    text = (recipe.folder / "run.sh").read_text()
+    checks = 'reads labels list\n  run check.py ./input 1\n  run check.py ./input 2\n  continues "$exp/counted"'
+    (recipe.folder / "run.sh").write_text(text.replace('continues "$exp/counted"', checks))
+    (recipe.folder / "check.py").write_text("import sys; open('ran', 'a').write(sys.argv[2] + ' ')")
+    (recipe.folder / "list").write_text("a")
+    assert recipe.run()[0] == "1 2"
+    assert recipe.run()[0] == ""
+    (recipe.folder / "labels").write_text("a")
+    assert recipe.run()[0] == "1"
+    (recipe.folder / "list").write_text("b")
+    assert recipe.run()[0] == "1"
+    (recipe.folder / "input" / "other").write_text("b")
+    assert recipe.run()[0] == "1 2"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_a_damaged_marker_is_none(recipe: Recipe, content: str) -> None:
     for path in (recipe.folder / "data" / ".done").glob("*.json"):
@@ -311,8 +327,10 @@ def test_killed_command_finds_what_it_left(tmp_path: Path) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert "stopped with status 137" in recipe.run()[1]
-    script.write_text("import pathlib\nassert pathlib.Path('data/copied').read_text() == 'half'\n")
-    assert recipe.run()[0] == "count"
+    script.write_text(
+        "import pathlib\nassert pathlib.Path('data/copied').read_text() == 'half'\nopen('ran', 'a').write('copy ')\n"
+    )
+    assert recipe.run()[0] == "copy count"
     assert not (tmp_path / "data" / "previous").exists()
 
 
