@@ -196,7 +196,7 @@ def fingerprint(words: list[str], reads: list[str], outputs: list[str]) -> str:
     words = without_speed(words)
     configs = [word for word in words if word.endswith((".yaml", ".yml"))]
     found = dict.fromkeys(word for word in words[1:] if word not in configs and is_input(word, outputs))
-    lines = [line for path in [*found, *reads] for line in [relative(path), *state_of(path)]]
+    lines = [line for path in [*found, *sorted(reads)] for line in [relative(path), *state_of(path)]]
     for piece in [*map(relative, words), *lines]:
         digest.update(piece.encode(errors="surrogateescape") + b"\0")
     for text in (text for word in configs for text in texts(Path(word))):

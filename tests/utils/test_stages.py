@@ -585,6 +585,14 @@ def test_a_single_file_may_be_read_from_a_folder_that_changes(tmp_path: Path) ->
     assert fingerprint(["x.py"], [str(tmp_path / "table.tsv")], []) != before
 
 
+def test_the_order_of_what_is_read_does_not_matter(tmp_path: Path) -> None:
+    """In bash, the order of the files that a pattern matches depends on the language."""
+    paths = [str(tmp_path / name) for name in "ab"]
+    for path in paths:
+        Path(path).write_text(path)
+    assert fingerprint(["x.py"], paths, []) == fingerprint(["x.py"], paths[::-1], [])
+
+
 def test_outputs_and_the_folders_around_them_are_no_inputs(tmp_path: Path) -> None:
     run, made = tmp_path / "run", tmp_path / "run" / "final.pt"
     run.mkdir()
