@@ -1,5 +1,6 @@
 """utils/stage.sh and utils/cache.py, with a toy recipe of three stages."""
 
+import argparse
 import json
 import os
 import shlex
@@ -585,6 +586,25 @@ def test_a_single_file_may_be_read_from_a_folder_that_changes(tmp_path: Path) ->
     assert fingerprint(["x.py"], [str(tmp_path / "table.tsv")], []) != before
 
 
+def test_every_output_has_to_be_there(tmp_path: Path) -> None:
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    options = argparse.Namespace(
+        done=str(tmp_path), stage="1", title="a", code=":", reads=[], outputs=list(map(str, outputs)), start=True
+    )
+    state, marker = cache.check(options, ["x.py"]).split()
+    assert state == "anew"
+    Path(marker).with_suffix(".new").rename(marker)
+    for output in outputs:
+        output.touch()
+    assert cache.check(options, ["x.py"]).split()[0] == "again"
+    cache.finish(marker, 3)
+    assert cache.check(options, ["x.py"]).split()[0] == "done"
+    for output in outputs:
+        output.unlink()
+        assert cache.check(options, ["x.py"]).split()[0] == "again"
+        output.touch()
+
+
 def test_the_order_of_what_is_read_does_not_matter(tmp_path: Path) -> None:
     """In bash, the order of the files that a pattern matches depends on the language."""
     paths = [str(tmp_path / name) for name in "ab"]
@@ -602,6 +622,10 @@ def test_outputs_and_the_folders_around_them_are_no_inputs(tmp_path: Path) -> No
     (run / "log").write_text("b")
     assert fingerprint(words, [], [str(made)]) == before
     assert fingerprint(words, [], []) != before
+    words += ["--note", str(run / "log")]  # lies in an output
+    before = fingerprint(words, [], [str(run)])
+    (run / "log").write_text("c")
+    assert fingerprint(words, [], [str(run)]) == before
 
 
 def test_a_set_counts_by_its_recordings_and_not_by_labels_or_tables_beside_them(tmp_path: Path) -> None:
