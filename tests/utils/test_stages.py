@@ -586,23 +586,62 @@ def test_a_single_file_may_be_read_from_a_folder_that_changes(tmp_path: Path) ->
     assert fingerprint(["x.py"], [str(tmp_path / "table.tsv")], []) != before
 
 
-def test_every_output_has_to_be_there(tmp_path: Path) -> None:
-    outputs = [tmp_path / "one", tmp_path / "two"]
+def started(done: Path, script: str, *outputs: Path) -> tuple[str, Path]:
+    """(state, marker) of a command that starts."""
     options = argparse.Namespace(
-        done=str(tmp_path), stage="1", title="a", code=":", reads=[], outputs=list(map(str, outputs)), start=True
+        done=str(done), stage="1", title="a", code=":", reads=[], outputs=list(map(str, outputs)), start=True
     )
-    state, marker = cache.check(options, ["x.py"]).split()
+    state, marker = cache.check(options, [script]).split()
+    if state != "done":
+        Path(marker).with_suffix(".new").rename(marker)
+    return state, Path(marker)
+
+
+def test_every_output_has_to_be_there(tmp_path: Path) -> None:
+    outputs = tmp_path / "one", tmp_path / "two"
+    state, marker = started(tmp_path, "x.py", *outputs)
     assert state == "anew"
-    Path(marker).with_suffix(".new").rename(marker)
     for output in outputs:
         output.touch()
-    assert cache.check(options, ["x.py"]).split()[0] == "again"
-    cache.finish(marker, 3)
-    assert cache.check(options, ["x.py"]).split()[0] == "done"
+    assert started(tmp_path, "x.py", *outputs)[0] == "again"
+    cache.finish(str(marker), 3)
+    assert started(tmp_path, "x.py", *outputs)[0] == "done"
     for output in outputs:
         output.unlink()
-        assert cache.check(options, ["x.py"]).split()[0] == "again"
+        assert started(tmp_path, "x.py", *outputs)[0] == "again"
+        cache.finish(str(marker), 3)
         output.touch()
+
+
+def test_what_another_script_began_is_unfinished(tmp_path: Path) -> None:
+    marker = started(tmp_path, "one.py", tmp_path / "out")[1]
+    state, other = started(tmp_path, "other.py", tmp_path / "out")
+    assert state == "unfinished" and not marker.exists()
+    cache.finish(str(other), 3)
+    assert started(tmp_path, "one.py", tmp_path / "out")[0] == "anew"
+
+
+def test_a_folder_that_is_made_anew_ends_the_commands_that_wrote_into_it(tmp_path: Path) -> None:
+    folder = started(tmp_path, "split.py", tmp_path / "out")[1]
+    inside = started(tmp_path, "train.py", tmp_path / "out" / "final.pt")[1]
+    beside = started(tmp_path, "train.py", tmp_path / "out2" / "final.pt")[1]
+    assert folder.exists() and inside.exists()
+    started(tmp_path, "split.py", tmp_path / "out")
+    assert not inside.exists() and beside.exists()
+
+
+def test_what_is_told_of_earlier_stages(tmp_path: Path) -> None:
+    made = started(tmp_path, "one.py", tmp_path / "out")[1]
+    checked = started(tmp_path, "check.py")[1]
+    started(tmp_path, "unfinished.py", tmp_path / "other")
+    cache.finish(str(made), 3)
+    cache.finish(str(checked), 4)
+    folders = [str(tmp_path)]
+    assert cache.seconds(folders, 2) == {"1": 7} and cache.commits(folders, 2) == {"1 a": ""}
+    assert cache.seconds(folders, 1) == {} == cache.commits(folders, 1)
+    assert len(cache.other_code(":", folders)) == 0
+    (line,) = cache.other_code(":another", folders)  # a command that makes nothing cannot be made again
+    assert line.endswith(f"to make it again delete {tmp_path}/out")
 
 
 def test_the_order_of_what_is_read_does_not_matter(tmp_path: Path) -> None:
@@ -640,8 +679,39 @@ def test_a_set_counts_by_its_recordings_and_not_by_labels_or_tables_beside_them(
     os.utime(tmp_path / "audio" / "a.flac", ns=(1, 1))  # as when it is replaced
     changed = state_of(str(tmp_path))
     assert changed != before
-    (tmp_path / "journal.jsonl").write_text("size and time of a recording elsewhere")
-    assert state_of(str(tmp_path)) != changed
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text("size and time of a recording elsewhere")
+    last = state_of(str(tmp_path))
+    assert last != changed
+    os.utime(journal, ns=(1, 1))  # as when preparation writes the same again
+    assert state_of(str(tmp_path)) == last
+
+
+def test_a_packed_set_is_a_set(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "cuts.0.jsonl.gz").write_text("cuts")
+    before = state_of(str(tmp_path))
+    (tmp_path / "speakers.tsv").write_text("labels")
+    (tmp_path / "table.shards.npy").write_text("index")
+    assert len(before) == 1 and state_of(str(tmp_path)) == before
+
+
+def test_a_folder_counts_by_path_size_and_time_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "clean" / "a.wav").write_text("a")
+    os.utime(tmp_path / "clean" / "a.wav", ns=(1, 1))
+    before = state_of(str(tmp_path))
+    (tmp_path / "clean" / "table.npy").write_text("index")
+    (tmp_path / ".done").mkdir()
+    (tmp_path / ".done" / "1.json").write_text("marker")
+    (tmp_path / "clean" / ".writing-a.wav").write_text("half")
+    assert state_of(str(tmp_path)) == before
+    (tmp_path / "clean" / "a.wav").write_text("longer")
+    os.utime(tmp_path / "clean" / "a.wav", ns=(1, 1))
+    longer = state_of(str(tmp_path))
+    assert longer != before
+    (tmp_path / "clean" / "a.wav").rename(tmp_path / "clean" / "b.wav")
+    assert state_of(str(tmp_path)) not in (before, longer)
 
 
 def test_embeddings_count_with_the_ark_beside_their_list(tmp_path: Path) -> None:
