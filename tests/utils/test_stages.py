@@ -140,6 +140,7 @@ def test_changed_option_runs_its_stage_and_what_reads_its_output_and_keeps_what_
 def test_changed_config_runs_only_the_stages_that_use_it(recipe: Recipe) -> None:
     (recipe.folder / "count.yaml").write_text("a: 2\n")
     assert recipe.run()[0] == "count"
+    assert not (recipe.folder / "exp" / "previous").exists(), "the script continues from its outputs"
 
 
 def test_changed_input_runs_the_stage_again_even_when_it_has_the_same_size(recipe: Recipe) -> None:
@@ -238,6 +239,20 @@ def test_recipes_that_read_the_same_data_run_side_by_side(recipe: Recipe) -> Non
     assert first.poll() is None, "the second one waited for the first"
     (recipe.folder / "go").touch()
     assert "waiting" not in printed and first.wait() == 0
+
+
+def test_two_that_wait_to_change_the_data_change_them_once(recipe: Recipe) -> None:
+    (recipe.folder / "ran").write_text("")
+    first = recipe.start("--exp", "one", "--hold", "go")
+    recipe.wait_for("count")
+    others = [recipe.start("--exp", name, "--size", "2") for name in ("two", "three")]
+    for other in others:
+        assert any("another recipe is using data" in line for line in iter(other.stdout.readline, ""))
+    (recipe.folder / "go").touch()
+    for process in (first, *others):
+        process.communicate(timeout=120)
+    assert [process.returncode for process in (first, *others)] == [0, 0, 0]
+    assert (recipe.folder / "ran").read_text().split() == ["count", "copy", "count", "count"]
 
 
 def test_a_recipe_that_would_change_the_data_waits_for_a_script_that_shares_them(recipe: Recipe) -> None:
@@ -631,16 +646,18 @@ def test_a_folder_that_is_made_anew_ends_the_commands_that_wrote_into_it(tmp_pat
 
 
 def test_what_is_told_of_earlier_stages(tmp_path: Path) -> None:
+    (tmp_path / "checks").mkdir()
     made = started(tmp_path, "one.py", tmp_path / "out")[1]
-    checked = started(tmp_path, "check.py")[1]
+    checked = started(tmp_path / "checks", "check.py")[1]
     started(tmp_path, "unfinished.py", tmp_path / "other")
     cache.finish(str(made), 3)
     cache.finish(str(checked), 4)
-    folders = [str(tmp_path)]
+    folders = [str(tmp_path), str(tmp_path / "checks")]
     assert cache.seconds(folders, 2) == {"1": 7} and cache.commits(folders, 2) == {"1 a": ""}
     assert cache.seconds(folders, 1) == {} == cache.commits(folders, 1)
-    assert len(cache.other_code(":", folders)) == 0
-    (line,) = cache.other_code(":another", folders)  # a command that makes nothing cannot be made again
+    assert cache.other_code(":", folders) == []
+    assert cache.other_code(":another", folders[1:]) == []  # what makes nothing cannot be made again
+    (line,) = cache.other_code(":another", folders)
     assert line.endswith(f"to make it again delete {tmp_path}/out")
 
 
