@@ -7,7 +7,7 @@
     python -m cslib export exp/mini_csc/checkpoints/final.pt --out model.onnx
 
 embed     embed recordings: a vector for each, similar for recordings of one voice
-verify    do two recordings have the same voice?
+verify    do two recordings have the same speaker?
 enhance   enhance noisy recordings
 info      describe a checkpoint
 export    export an embedding network, from waveform to vector, as ONNX or TorchScript

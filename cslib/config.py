@@ -125,7 +125,7 @@ def parse(
     argv = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     argv = _flags_spelt_out(options, with_bases(argv))
     if any(word.partition("=")[0] == "--like" for word in argv):
-        raise UserError("there is no such option: --like; `like:` belongs in a config file")
+        raise UserError("there is no option --like; `like:` belongs in a config file")
     parser = _parser(options, description, program)
     if _positional(options):
         argv = _options_first(argv)
@@ -287,7 +287,8 @@ _WORDS = {
     r"\. Got value: ": ", got ",
     r"Group '([^']+)' does not accept option '([^']+)'": r"there is no option \1.\2",
     r"Option '([^']+)' is not accepted": r"there is no option \1",
-    r"unrecognized arguments: (?=-)": "there is no such option: ",
+    # What follows an unknown option need not be its value: _options_first has moved the words.
+    r"unrecognized arguments: (-[^\s=]+).*": r"there is no option \1; --help lists the options",
     r"unrecognized arguments: ": "one word too many: ",
 }
 

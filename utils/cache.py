@@ -332,7 +332,7 @@ def other_code(library: str, folders: list[str]) -> list[str]:
         names = ", ".join(dict.fromkeys(re.sub(r"^(\w{10})\w{30}", r"\1", one["commit"]) for one in found))
         outputs = list(dict.fromkeys(output for one in found for output in one["outputs"]))
         lines.append(
-            f"{stage} was made by other code (commit {names}) and is kept; to make it again delete "
+            f"{stage} was made by another version of the code (commit {names}) and is kept; to make it again delete "
             f"{' '.join(outputs[:3])}{f' and {len(outputs) - 3} more' if len(outputs) > 3 else ''}"
         )
     return lines

@@ -1,4 +1,4 @@
-"""Verify a speaker: do two recordings have the same voice?
+"""Verify a speaker: do two recordings have the same speaker?
 
     python -m cslib verify enrol.wav test.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt
 

@@ -61,7 +61,7 @@ class AugmentConfig:
     noise_snr: tuple[float, float] = (0.0, 18.0)  # dB, drawn uniformly; noises such as doors, cars and rain
     music_snr: tuple[float, float] = (3.0, 18.0)  # dB, drawn uniformly
     babble_snr: tuple[float, float] = (3.0, 18.0)  # dB, drawn uniformly; several speakers at once
-    noise_weight: float = 1.0  # relative frequency of noises among the kinds; kinds without a bank are never drawn
+    noise_weight: float = 1.0  # relative frequency of noises among the kinds; kinds without recordings are never drawn
     music_weight: float = 1.0  # relative frequency of music
     babble_weight: float = 1.0  # relative frequency of babble
 

@@ -19,7 +19,7 @@ class Common:
     """The options that do not depend on the objective and the network."""
 
     data: Path  # data/<set> to train on
-    exp: Path  # run folder: config.yaml, checkpoints/, log.jsonl, tensorboard/
+    exp: Path  # run folder: checkpoints/final.pt, the result; config.yaml, log.jsonl, tensorboard/
     noise: Path | None = None  # data/<corpus>/noise; none: neither noise nor RIRs
     labels: Path | None = None  # table of pseudo-labels, for objectives that need them
     start_from: Path | None = None  # a final.pt whose weights initialise the network

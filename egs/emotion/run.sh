@@ -68,7 +68,7 @@ check_run --gpus "$gpus"
 for sentence in "${missing[@]}"; do log "$sentence"; done
 [[ -z $given_config || $finetune == yes ]] || log "--config has no effect without fine-tuning"
 
-log "data in $data, run in $exp; '. ./path.sh' in your shell, and the commands below can be copied"
+log "data in $data, run in $exp; to run a command below by hand, first '. ./path.sh' in your shell"
 emotions=$data/all/emotions.tsv systems=(floor)
 keep_markers_in "$data"
 if stage 1 "data ($corpus)"; then prepare_corpus; fi

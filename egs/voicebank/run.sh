@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speech enhancement with contrastive regularization in a label-free feature space: from recordings to a table.
+# Speech enhancement with contrastive regularisation in a label-free feature space: from recordings to a table.
 #
 #   bash egs/voicebank/run.sh                    on a corpus that is synthesised here: no data, no GPU needed
 #   bash egs/voicebank/run.sh --corpus folder --clean-dir A --noisy-dir B --test-clean-dir C --test-noisy-dir D
@@ -30,8 +30,8 @@ corpus=mini      # mini (synthesised here), folder (your own recordings) or voic
 backbone=crn     # the network: crn, mask_gru, tf_conformer or any other config's name
 config=          # the config, whose name results use (default: conf/<backbone>.yaml; conf/mini/... for mini, without a GPU)
 arms='none positive cr ccr'    # what is trained and compared; fixed, hard_only, cr_matched and literal are controls
-negatives='10 35 100'    # networks that make negatives, each by the share of the training steps, in percent
-space=           # feature space: final.pt of an encoder, or logmel (default: an encoder is trained, space.yaml by the config)
+negatives='10 35 100'    # networks that make the negatives: the share of the training steps of each, in percent
+space=           # feature space: final.pt of an encoder, or logmel (default: an encoder is trained, space.yaml beside the config)
 bundle=          # --space holds the weights of this torchaudio model, e.g. WAV2VEC2_BASE, not of an encoder trained here
 mixing=once      # mini, and a folder with noise: once: pairs are kept on disk; anew: mixed in training, for every crop
 data=            # folder for the prepared corpus (default: data/<corpus>_pairs; <corpus>_anew_pairs with --mixing anew)
@@ -66,7 +66,7 @@ cslib_also_needs egs/voicebank/requirements.txt
 [[ -n ${negatives// /} || $(answer needs_negatives) != yes ]] || fail "--negatives: ccr and its controls need one or more"
 settle    # which folders and options follow from all this
 
-log "data in $data, run in $exp, config $config; '. ./path.sh' in your shell, and the commands below can be copied"
+log "data in $data, run in $exp, config $config; to run a command below by hand, first '. ./path.sh' in your shell"
 keep_markers_in "$data"
 if stage 1 "data ($corpus)"; then prepare_corpus; fi
 

@@ -7,7 +7,7 @@
 #
 # Stage        reads                                writes
 #   1 data     the corpus folders                   data/<corpus>/train, test: manifests and trial lists
-#   2 noise    train, the noise and RIR folders     data/<corpus>/noise, noise_test: banks; test_adverse
+#   2 noise    train, the noise and RIR folders     data/<corpus>/noise, noise_test; test_adverse
 #   3 train    train, noise, the config             exp/<run>/checkpoints, log.jsonl, tensorboard
 #   4 extract  train, test, test_adverse, final.pt  exp/<run>/embeddings; floor/embeddings, the training-free baseline
 #   5 rounds   the embeddings of train              exp/<run>/round1, ...: pseudo_labels.tsv, checkpoints, embeddings
@@ -74,7 +74,7 @@ for file in "${configs[@]}"; do check_training --config "$file"; done
 check_run --gpus "$gpus" --enhance "$enhance" "${compared[@]}"
 . egs/voxceleb/steps.sh    # prepare_corpus, cluster, score, ...
 
-log "data in $data, run in $exp, config $config; '. ./path.sh' in your shell, and the commands below can be copied"
+log "data in $data, run in $exp, config $config; to run a command below by hand, first '. ./path.sh' in your shell"
 keep_markers_in "$data"
 if stage 1 "data ($corpus)"; then prepare_corpus; fi
 if stage 2 "noise, babble, RIRs and the adverse test set"; then prepare_noise; fi

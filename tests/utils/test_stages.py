@@ -179,10 +179,10 @@ def test_the_project_may_be_moved_with_its_runs(recipe: Recipe, tmp_path: Path) 
 
 
 def test_parts_made_by_other_code_are_named_with_their_commit_and_kept(recipe: Recipe) -> None:
-    assert "other code" not in recipe.run()[1]
+    assert "another version" not in recipe.run()[1]
     (recipe.folder / "count.py").write_text(COUNT + "# changed\n")
     ran, printed = recipe.run()
-    assert ran == "" and printed.count("was made by other code (commit unknown) and is kept") == 1
+    assert ran == "" and printed.count("was made by another version of the code (commit unknown) and is kept") == 1
     assert "stage 2 (count)" in printed and "to make it again delete exp/counted" in printed
     (recipe.folder / "cslib" / "library.py").write_text("a = 2\n")
     printed = recipe.run()[1]

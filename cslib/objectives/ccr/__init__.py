@@ -1,1 +1,1 @@
-"""Speech enhancement with curricular contrastive regularization."""
+"""Speech enhancement with curricular contrastive regularisation."""

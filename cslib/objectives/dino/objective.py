@@ -49,7 +49,7 @@ SETTLED = 0.2  # share of the training after which a loss of ln K is no longer t
 
 @dataclass
 class Config:
-    prototypes: int = 65536  # K
+    prototypes: int = 65536  # K, their number
     hidden: int = 2048  # width of the two hidden layers of the head
     bottleneck: int = 256  # D, size of what is compared with the prototypes
     head_norm: str = "none"  # none | batch: normalisation after each hidden layer; batch with sgd
@@ -181,8 +181,8 @@ class Dino(Objective):
             )
         if entropy > 0.95 * most or (loss > 0.99 * most and self.step > SETTLED * self.steps):
             return (
-                f"the loss is {loss:.2f} and the teacher's entropy {entropy:.2f} nats, near a mere guess among all "
-                f"prototypes (ln K = {most:.2f}): lower objective.teacher_temperature (to half) or "
+                f"the loss is {loss:.2f} and the teacher's entropy {entropy:.2f} nats, and guessing among all "
+                f"prototypes gives {most:.2f} (ln K): lower objective.teacher_temperature (to half) or "
                 "training.learning_rate, augment less, or raise objective.freeze_last"
             )
         return None
