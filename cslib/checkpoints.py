@@ -30,7 +30,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
         left_over.unlink(missing_ok=True)
     with writing(path) as temporary:
         try:
-            torch.save(state, temporary)
+            # Into an open file: torch writes the name of a path into the archive, and the temporary name is random.
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
         except RuntimeError as error:  # torch reports a full disk like this
             raise OSError(str(error).partition("\n")[0]) from error
 

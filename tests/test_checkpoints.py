@@ -220,6 +220,12 @@ def test_numbered_checkpoints_come_in_order_and_nothing_else_does(tmp_path):
     assert checkpoints.numbered(tmp_path) == wanted
 
 
+def test_the_same_state_is_saved_as_the_same_bytes(tmp_path):
+    for name in ("a.pt", "b.pt"):
+        checkpoints.save(tmp_path / name, {"step": 1, "weights": torch.ones(3)})
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
 def test_leftovers_of_killed_runs_are_removed(tmp_path):
     (tmp_path / ".writing-1-step-00000005.pt").write_bytes(b"half")
     checkpoints.save(tmp_path / "step-00000006.pt", {"step": 6})
@@ -229,8 +235,8 @@ def test_leftovers_of_killed_runs_are_removed(tmp_path):
 def test_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     checkpoints.save(tmp_path / "a.pt", {"step": 1})
 
-    def full(_, path):
-        path.write_bytes(b"half")
+    def full(_, file):
+        file.write(b"half")
         raise RuntimeError(
             "[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file\n"
             "frame #0: c10::ThrowEnforceNotMet"

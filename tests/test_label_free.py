@@ -12,12 +12,12 @@ import soundfile
 
 from tests.tiny_run import ENVIRONMENT, ROOT, make_set, same_training, train, words
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 # Every Python with this file on its PYTHONPATH runs it before any other code. Loader processes inherit the hook or run
 # it themselves. os._exit, because an exception might be caught.
 WATCH = """
 import os, sys
-
-pytestmark = pytest.mark.slow  # starts processes that import torch
 
 def watch(event, arguments):
     if event == "open" and str(arguments[0]).rstrip("'").endswith(("speakers.tsv", "emotions.tsv")):
