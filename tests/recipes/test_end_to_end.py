@@ -196,14 +196,11 @@ def test_deleted_network_is_made_again_from_its_last_checkpoint_and_nothing_else
 def test_replaced_audio_of_the_same_length_trains_again(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     path = sorted((folder / "learn").glob("*.flac"))[0]
-    before = path.read_bytes()
     samples, rate = soundfile.read(path, dtype="int16")
     soundfile.write(path, samples[::-1].copy(), rate)
     printed = run(folder, "--stop-stage", "3")
     assert scripts(printed)[0] == "prepare_folder" and scripts(printed)[-1] == "train"
     assert "held another run (inputs.utterances" in printed
-    path.write_bytes(before)
-    run(folder)
 
 
 def test_results_name_the_commit_of_every_part(finished: tuple[Path, str]) -> None:
