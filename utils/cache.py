@@ -1,10 +1,10 @@
-"""The cache of a recipe: has a command of a stage to run, or is what it makes there already?
+"""The cache of a recipe: decide whether a command has to run, or whether its outputs are up to date.
 
     python utils/cache.py check --done exp/run/.done --stage 3 --title "train csc" --code CODE \\
         --reads PATH ... --outputs PATH ... -- local/train.py --config a.yaml --exp exp/run
     python utils/cache.py code          # commit and digest of the library, once for each call of a recipe
     python utils/cache.py seconds|commits --stage 8 FOLDER ...   # JSON of the stages before it whose markers lie there
-    python utils/cache.py other-code CODE FOLDER ...      # stages that other code made, and how to redo them
+    python utils/cache.py other-code --code CODE FOLDER ...   # stages that another version made, and how to redo them
 
 A command has to run when its fingerprint differs from that in its marker, or when an output is missing. The fingerprint
 covers

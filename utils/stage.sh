@@ -124,8 +124,8 @@ show_and_run() {
   seconds=$((SECONDS - start))
 }
 
-# STATE PATH...: one generation is kept of what is about to be made anew, so that a slip in an option loses nothing. What
-# was not finished takes the place of nothing that was.
+# STATE PATH...: keeps the outputs that are about to be replaced, one generation of them, so that a slip in an option loses
+# nothing. Unfinished outputs go to a folder of their own and never replace finished ones.
 move_to_previous() {
   local path folder made=made
   [ "$1" != unfinished ] || made=begun
@@ -138,7 +138,7 @@ move_to_previous() {
   done
 }
 
-# STATUS: the command has said why; this says where, and what to do.
+# STATUS: the command has printed the reason; this adds the stage, and what to do.
 stage_failed() {
   echo "stage $current_stage: $stage_title: stopped with status $1, see above; the same command continues from there" >&2
   exit "$1"
@@ -168,7 +168,7 @@ write_history() {
   done
 }
 
-# At the end of a recipe: which finished stages were made by other code than that of today. They are kept.
+# At the end of a recipe: names the finished stages that another version of the code made. They are kept.
 tell_other_code() {
   local text
   text=$(cache other-code --code "$code" "${marker_folders[@]}")
