@@ -4,8 +4,8 @@
     python local/pack_shards.py --data data/voxceleb/train --part 3/40     # the third of forty machines
 
 Makes data/<set>/shards/recording.000000.tar with cuts.000000.jsonl.gz beside it, and so on. flac files are packed
-unchanged, wav files as lossless FLAC. The folder is called shards.partial until the last shard of the last part is
-there, so shards/ is always complete. A killed run continues where it was.
+unchanged, wav files and parts of files as lossless FLAC. The folder is called shards.partial until the last shard of
+the last part is there, so shards/ is always complete. A killed run continues where it was.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def pack_shard(task: tuple[int, list[Item]], folder: Path) -> bool:
         return False
     with writing(folder / f"recording.{number:06d}.tar") as temporary, tarfile.open(temporary, "w") as tar:
         for cut in cuts:
-            _add(tar, f"{cut['id']}.flac", _flac_bytes(cut["recording"]["sources"][0]["source"]))
-            _add(tar, f"{cut['id']}.json", json.dumps(_in_shard(cut["recording"])).encode() + b"\n")
-    write_manifest(lists, ({**cut, "recording": _in_shard(cut["recording"])} for cut in cuts))
+            _add(tar, f"{cut['id']}.flac", _flac_bytes(cut))
+            _add(tar, f"{cut['id']}.json", json.dumps(_in_shard(cut)["recording"]).encode() + b"\n")
+    write_manifest(lists, map(_in_shard, cuts))
     return True
 
 
@@ -115,15 +115,24 @@ def finish(folder: Path, whole: Path, shards: int) -> str:
     return f"{whole}: complete, {shards:,} shards"
 
 
-def _in_shard(recording: Item) -> Item:
-    return {**recording, "sources": [{"type": "shar", "channels": [0], "source": ""}]}
+def _in_shard(cut: Item) -> Item:
+    """The cut over a recording in the shard, which has nothing before or after the utterance."""
+    recording = {
+        **cut["recording"],
+        "sources": [{"type": "shar", "channels": [0], "source": ""}],
+        "num_samples": round(cut["duration"] * SAMPLE_RATE),
+        "duration": cut["duration"],
+    }
+    return {**cut, "start": 0.0, "recording": recording}
 
 
-def _flac_bytes(path: str) -> bytes:
+def _flac_bytes(cut: Item) -> bytes:
+    path = cut["recording"]["sources"][0]["source"]
     try:
-        if path.lower().endswith(".flac"):
+        if path.lower().endswith(".flac") and cut["duration"] == cut["recording"]["duration"]:
             return Path(path).read_bytes()
-        samples, _ = soundfile.read(path, dtype="int16")
+        start, frames = (round(cut[name] * SAMPLE_RATE) for name in ("start", "duration"))
+        samples, _ = soundfile.read(path, frames, start, dtype="int16")
     except (OSError, soundfile.LibsndfileError) as error:
         raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from None
     packed = io.BytesIO()

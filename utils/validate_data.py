@@ -93,7 +93,7 @@ def check_lists(data: Path, problems: Problems) -> tuple[int, int]:
         try:
             for complaint in complaints(recording, supervision, cut):
                 problems.add(complaint, recording["id"])
-            samples += recording["num_samples"]
+            samples += round(cut["duration"] * SAMPLE_RATE)
         except (KeyError, TypeError):
             problems.add("items that lack a field", recording["id"])
         previous = recording["id"]
@@ -112,11 +112,13 @@ def complaints(recording: dict[str, Any], supervision: dict[str, Any], cut: dict
     duration = recording["num_samples"] / SAMPLE_RATE
     if recording["sampling_rate"] != SAMPLE_RATE or recording["channel_ids"] != [0]:
         yield "recordings that are not 16 kHz mono"
-    if any(abs(item["duration"] - duration) * SAMPLE_RATE > 0.5 for item in (recording, supervision, cut)):
+    if abs(recording["duration"] - duration) * SAMPLE_RATE > 0.5 or supervision["duration"] != cut["duration"]:
         yield "durations that disagree with the number of samples"
-    if cut["start"] or supervision["start"] or cut["type"] != "MonoCut":
-        yield "cuts that do not span their recording"
-    if cut["recording"] != recording or cut["supervisions"] != [supervision]:
+    if cut["start"] < 0 or (cut["start"] + cut["duration"] - duration) * SAMPLE_RATE > 0.5 or cut["type"] != "MonoCut":
+        yield "cuts that reach beyond their recording"
+    if supervision["start"] != cut["start"]:
+        yield "supervisions that do not span their cut"
+    if cut["recording"] != recording or cut["supervisions"] != [{**supervision, "start": 0.0}]:
         yield "cuts that disagree with recordings or supervisions"
 
 

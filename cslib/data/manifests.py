@@ -26,14 +26,16 @@ MANIFESTS = ("recordings", "supervisions", "cuts")
 
 @dataclass(frozen=True)
 class Entry:
-    """One utterance: a whole wav or flac file, 16 kHz mono.
+    """One utterance: a wav or flac file, 16 kHz mono, or a part of one.
 
     id           without white space
     path         of the audio file
-    num_samples  its length
+    num_samples  length of the utterance
     speaker      goes to speakers.tsv and nowhere else
     sex          likewise
     session      likewise; what was recorded together, such as a video or a visit
+    start        first sample of the utterance in the file
+    of_samples   length of the file when the utterance is a part of it; None: the utterance is the whole file
     """
 
     id: str
@@ -42,6 +44,8 @@ class Entry:
     speaker: str | None = None
     sex: str | None = None
     session: str | None = None
+    start: int = 0
+    of_samples: int | None = None
 
 
 def write_set(folder: Path | str, entries: Iterable[Entry], rejected: Iterable[tuple[Path | str, str]] = ()) -> int:
@@ -82,23 +86,27 @@ def write_set(folder: Path | str, entries: Iterable[Entry], rejected: Iterable[t
 
 
 def as_lhotse(entry: Entry) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """(recording, supervision, cut) as lhotse 1.33 writes them, without the speaker."""
-    duration = entry.num_samples / SAMPLE_RATE
+    """(recording, supervision, cut) as lhotse 1.33 writes them, without the speaker.
+
+    A part of a file has a recording item of its own, which describes the whole file.
+    """
+    of_samples = entry.of_samples or entry.num_samples
+    start, duration = entry.start / SAMPLE_RATE, entry.num_samples / SAMPLE_RATE
     recording = {
         "id": entry.id,
         "sources": [{"type": "file", "channels": [0], "source": str(entry.path)}],
         "sampling_rate": SAMPLE_RATE,
-        "num_samples": entry.num_samples,
-        "duration": duration,
+        "num_samples": of_samples,
+        "duration": of_samples / SAMPLE_RATE,
         "channel_ids": [0],
     }
-    supervision = {"id": entry.id, "recording_id": entry.id, "start": 0.0, "duration": duration, "channel": 0}
+    supervision = {"id": entry.id, "recording_id": entry.id, "start": start, "duration": duration, "channel": 0}
     cut = {
         "id": entry.id,
-        "start": 0.0,
+        "start": start,
         "duration": duration,
         "channel": 0,
-        "supervisions": [supervision],
+        "supervisions": [{**supervision, "start": 0.0}],  # relative to the cut
         "recording": recording,
         "type": "MonoCut",
     }
@@ -156,8 +164,13 @@ def _printable(text: Path | str) -> str:
 
 
 def recordings_of_set(folder: Path) -> dict[str, Path]:
-    """The audio files of data/<set> by id, as cuts.jsonl.gz lists them. Raises UserError as `read_manifest` does."""
-    return {
-        item["id"]: folder / item["recording"]["sources"][0]["source"]
-        for item in read_manifest(folder / "cuts.jsonl.gz")
-    }
+    """The audio files of data/<set> by id, as cuts.jsonl.gz lists them.
+
+    Raises UserError as `read_manifest` does, and when an utterance is only a part of its file.
+    """
+    found = {}
+    for item in read_manifest(folder / "cuts.jsonl.gz"):
+        if item["duration"] != item["recording"]["duration"]:
+            raise UserError(f"{folder}: {item['id']} is a part of a recording; give a set of whole recordings")
+        found[item["id"]] = folder / item["recording"]["sources"][0]["source"]
+    return found

@@ -36,7 +36,8 @@ class Row(NamedTuple):
     path         audio file, or the tar that holds it, absolute or relative to the set's folder
     offset       first byte of the audio in the file; 0 for a file of its own
     size         bytes of the audio in the file; 0 for a file of its own
-    num_samples  at 16 kHz
+    num_samples  of the utterance, at 16 kHz
+    start        its first sample in the audio
     """
 
     id: str
@@ -44,6 +45,7 @@ class Row(NamedTuple):
     offset: int
     size: int
     num_samples: int
+    start: int = 0
 
 
 class Utterances:
@@ -56,6 +58,8 @@ class Utterances:
     def __init__(self, table: Path) -> None:
         self._path = table
         self._table = np.load(table, mmap_mode="r")
+        if self._table.dtype.names != Row._fields:
+            raise ValueError(f"{table}: has other columns; an earlier version wrote it")
         self.num_samples = self._table["num_samples"]
 
     @classmethod
@@ -76,7 +80,7 @@ class Utterances:
         if table.exists() and table.stat().st_mtime_ns == changed:
             try:
                 return cls(table)
-            except (OSError, ValueError, EOFError):  # damaged; it is made from the manifests anyway
+            except (OSError, ValueError, EOFError):  # damaged, or of an earlier version; it is made from the manifests
                 pass
         _write_table(table, lambda: _packed_rows(shards) if shards else _rows(sources[0]), changed)
         return cls(table)
@@ -132,7 +136,7 @@ class Utterances:
                         f"{path}: has {audio.samplerate} Hz and {audio.channels} channels instead of 16000 Hz mono; "
                         "prepare the data again"
                     )
-                audio.seek(start)
+                audio.seek(int(entry["start"]) + start)
                 samples = audio.read(wanted, dtype="int16")
         except (OSError, soundfile.LibsndfileError) as error:
             raise UserError(f"{path}: cannot be read ({error}); prepare the data again") from None
@@ -188,8 +192,8 @@ def _audio_file(path: str, offset: int, size: int) -> io.BufferedReader | _Slice
 def _rows(cuts: Path) -> Iterator[Row]:
     for cut in read_manifest(cuts):
         try:
-            recording = cut["recording"]
-            row = Row(cut["id"], recording["sources"][0]["source"], 0, 0, recording["num_samples"])
+            path, start, duration = cut["recording"]["sources"][0]["source"], cut["start"], cut["duration"]
+            row = Row(cut["id"], path, 0, 0, round(duration * SAMPLE_RATE), round(start * SAMPLE_RATE))
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{cuts}: damaged, an item is not a cut of one recording; prepare the data again") from None
         yield row
@@ -234,6 +238,7 @@ def _write_table(path: Path, rows: Callable[[], Iterator[Row]], changed: int) ->
         ("offset", "i8"),
         ("size", "i8"),
         ("num_samples", "i4"),
+        ("start", "i8"),
     ]
     with writing(path) as temporary:
         table = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(columns), shape=(count,))

@@ -12,10 +12,11 @@ import soundfile
 
 from cslib.config import UserError
 from cslib.data import utterances as module
-from cslib.data.manifests import Entry, write_set
+from cslib.data.manifests import Entry, recordings_of_set, write_set
 from cslib.data.utterances import Row, Utterances
 from local.pack_shards import Options
 from local.pack_shards import main as pack
+from utils import validate_data
 
 
 @pytest.fixture
@@ -295,3 +296,50 @@ def test_processes_that_open_a_new_set_together_all_read_it_whole(folder, sample
     for process in processes:
         process.join()
     assert not list(folder.glob(".writing-*"))
+
+
+@pytest.fixture
+def parts(folder, samples):
+    """A set of three parts of u1 and u2, and what they hold, by id."""
+    places = {"u1-a": ("u1", 0, 4000), "u1-b": ("u1", 4000, 5777), "u2-a": ("u2", 321, 7000)}
+    entries = [
+        Entry(name, audio(folder, of), frames, start=start, of_samples=len(samples[of]))
+        for name, (of, start, frames) in places.items()
+    ]
+    write_set(folder.with_name("parts"), entries)
+    held = {name: samples[of][start : start + frames] for name, (of, start, frames) in places.items()}
+    return folder.with_name("parts"), held
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_parts_of_recordings_read_like_recordings_of_their_own(parts, packed):
+    from lhotse import CutSet
+
+    folder, held = parts
+    digest = Utterances.open(folder).digest()
+    for cut in CutSet.from_file(folder / "cuts.jsonl.gz"):
+        np.testing.assert_array_equal(np.rint(cut.load_audio()[0] * 32768), held[cut.id])
+    validate_data.main(validate_data.Options(folder, full=True))
+    if packed:
+        pack(Options(folder, shard_size=2, nj=1))
+        shutil.rmtree(folder.with_name("audio"))
+        for cut in CutSet.from_shar(in_dir=folder / "shards"):
+            np.testing.assert_array_equal(np.rint(cut.load_audio()[0] * 32768), held[cut.id])
+    check(Utterances.open(folder), held)
+    np.testing.assert_array_equal(Utterances.open(folder).read(1, 100, 50), held["u1-b"][100:150])
+    assert Utterances.open(folder).digest() == digest
+
+
+def test_whole_recordings_of_a_set_of_parts_are_not_given_for_its_utterances(parts, folder, samples):
+    assert list(recordings_of_set(folder)) == list(samples)
+    with pytest.raises(UserError, match="u1-a is a part of a recording; give a set of whole recordings"):
+        recordings_of_set(parts[0])
+
+
+def test_table_of_an_earlier_version_is_made_again(folder, samples):
+    Utterances.open(folder)
+    table = np.load(folder / "table.npy")
+    changed = (folder / "table.npy").stat().st_mtime_ns
+    np.save(folder / "table.npy", table[[name for name in table.dtype.names if name != "start"]])
+    os.utime(folder / "table.npy", ns=(changed, changed))
+    check(Utterances.open(folder), samples)

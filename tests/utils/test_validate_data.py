@@ -125,3 +125,17 @@ def test_items_without_a_length_or_an_audio_file_are_named(data):
     text = errors(data)
     assert "items that lack a field: 1, the first: u0" in text
     assert "recordings without an audio file or a length: 2, the first: u0; u1" in text
+
+
+def test_a_cut_must_lie_inside_its_recording(data):
+    def move(items):
+        items[0].update(start=0.25)
+
+    edit(data / "cuts.jsonl.gz", move)
+    edit(data / "supervisions.jsonl.gz", move)
+    assert errors(data).count("cuts that reach beyond their recording: 1, the first: u0") == 1
+
+
+def test_a_supervision_must_span_its_cut(data):
+    edit(data / "supervisions.jsonl.gz", lambda items: items[0].update(start=0.25))
+    assert "supervisions that do not span their cut: 1, the first: u0" in errors(data)
