@@ -1,10 +1,10 @@
 """Everyday commands for a trained network.
 
-    python -m cslib embed a.wav b.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt --out embeddings.npz
-    python -m cslib verify enrol.wav test.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt
+    python -m cslib embed a.wav b.mp3 --out embeddings.npz
+    python -m cslib verify enrol.wav test.mp3
     python -m cslib enhance recordings --checkpoint exp/mini_crn/ccr/checkpoints/final.pt --out enhanced
-    python -m cslib info exp/mini_csc/checkpoints/final.pt
-    python -m cslib export exp/mini_csc/checkpoints/final.pt --out model.onnx
+    python -m cslib info models/speaker.pt
+    python -m cslib export models/speaker.pt --out model.onnx
 
 embed     embed recordings: a vector for each, similar for recordings of one voice
 verify    do two recordings have the same speaker?
@@ -12,6 +12,7 @@ enhance   enhance noisy recordings
 info      describe a checkpoint
 export    export an embedding network, from waveform to vector, as ONNX or TorchScript
 
+embed and verify use the network that comes with the project, models/speaker.pt; --checkpoint selects another.
 `python -m cslib embed --help` describes a command, with an example. If the shell does not find python or cslib, run
 `. ./path.sh` in the project's folder first (bash).
 """

@@ -11,6 +11,7 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted(ROOT.glob("egs/*/README.md")),
     *sorted(ROOT.glob("results/*.md")),
+    ROOT / "models/README.md",
 ]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 LINES_OF_README = 150

@@ -81,6 +81,8 @@ def test_training_extraction_clustering_and_calibration_never_open_speakers_tsv(
         f"{out}.scp",
         "--labels",
         str(run / "round1/labels.tsv"),
+        "--data",
+        str(data),
     ]
     done = watched(words(data, run, *steps, "--training.workers", "1"), extract, cluster, calibrate)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,8 @@
 """Embed recordings: a vector for each, similar for recordings of one voice.
 
-    python -m cslib embed a.wav b.mp3 --checkpoint exp/mini_csc/checkpoints/final.pt --out embeddings.npz
+    python -m cslib embed a.wav b.mp3 --out embeddings.npz
 
+Without --checkpoint, the network that comes with the project is used, models/speaker.pt.
 Recordings may be of any format that soundfile reads (wav, flac, ogg, mp3, ...), of any rate and length; channels are
 averaged. A recording longer than a minute is embedded in half-overlapping windows of that length: its embedding is the
 mean of theirs, weighted by the seconds of speech in each. Silent recordings are reported and left out. Any loud sound
@@ -31,12 +32,13 @@ from cslib.data.embeddings import EmbeddingWriter
 from cslib.devices import device_named
 from cslib.files import printable, refuse_unwritable, writing
 from cslib.inference.recordings import RecordingConfig, embed_recording
+from cslib.inference.shipped import named, network_or_shipped
 
 
 @dataclass(kw_only=True)
 class Options(RecordingConfig):
     files: list[Path] = positional()  # recordings to embed
-    checkpoint: Path  # final.pt of a speaker encoder
+    checkpoint: Path | None = None  # best.pt or final.pt of a speaker encoder (default: models/speaker.pt)
     out: Path | None = None  # file to write, X.npz or X.ark (default: nothing is written)
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto uses a GPU if there is one
 
@@ -49,7 +51,9 @@ def main(options: Options) -> None:
     if options.out:
         _check(options.out, names)
     device = device_named(options.device)
-    encoder = load_speaker_encoder(options.checkpoint, device)
+    encoder = load_speaker_encoder(network_or_shipped(options.checkpoint), device)
+    if options.checkpoint is None:
+        print(f"network: {named(None)}")
     found: dict[str, np.ndarray] = {}
     for path in options.files:
         try:

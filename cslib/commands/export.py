@@ -1,7 +1,7 @@
 """Export an embedding network as one file for other programs: ONNX or TorchScript.
 
-    python -m cslib export exp/mini_csc/checkpoints/final.pt --out model.onnx
-    python -m cslib export exp/mini_csc/checkpoints/final.pt --out model.pt
+    python -m cslib export models/speaker.pt --out model.onnx
+    python -m cslib export models/speaker.pt --out model.pt
 
 Input: waveforms [B, T], float32, 16 kHz, in [-1, 1], at least half a second long; the graph computes the features.
 Output: embeddings [B, E] of length 1, whose dot product is the score of `verify`. Unlike `embed`, the graph neither
@@ -30,7 +30,7 @@ from cslib.inference import export
 
 @dataclass(kw_only=True)
 class Options:
-    checkpoint: Path = positional()  # final.pt of a speaker encoder
+    checkpoint: Path = positional()  # models/speaker.pt; best.pt or final.pt of a run
     out: Path  # file to write, X.onnx or X.pt
 
 

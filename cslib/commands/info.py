@@ -1,6 +1,6 @@
 """Describe a checkpoint: its network, how and on what it was trained, and its threshold for `verify`.
 
-    python -m cslib info exp/mini_csc/checkpoints/final.pt
+    python -m cslib info models/speaker.pt
 
 Only options that differ from their defaults are shown; config.yaml of the run has all of them. Equal digests mean
 equal data, wherever it is stored.
@@ -25,7 +25,7 @@ from cslib.training.config import TrainingConfig
 
 @dataclass
 class Options:
-    checkpoint: Path = positional()  # final.pt, encoder-*.pt or step-*.pt of a run
+    checkpoint: Path = positional()  # models/speaker.pt; best.pt, final.pt, encoder-*.pt or step-*.pt of a run
 
 
 def main(options: Options) -> None:
@@ -36,6 +36,7 @@ def main(options: Options) -> None:
         raise UserError(f"{options.checkpoint}: not a checkpoint of this project")
     network = build_network(config["network"], str(options.checkpoint))
     lines = {
+        **({"system": f"{state['system']} of run {state['run']}"} if {"system", "run"} <= set(state) else {}),
         "kind": kind(network, "encoder" in state),
         "network": network_line(network, config["network"]),
         "method": section_line("objectives", config.get("objective")),
@@ -120,7 +121,11 @@ def calibration_line(checkpoint: Path) -> str:
         found = read_calibration(path, digest(checkpoint))
     except UserError as problem:
         return f"none; {problem}"
+    strict = (
+        f"{100 * FALSE_ALARMS:.0f} % of the pairs from different clusters score at least "
+        f"{found.threshold_at_1_percent:.2f}; "
+    )
     return (
-        f"{found.threshold:.2f}; {100 * FALSE_ALARMS:.0f} % of the pairs from different clusters score at least "
-        f"{found.threshold_at_1_percent:.2f}; from {found.recordings:,} recordings in {found.clusters:,} clusters"
+        f"{found.threshold:.2f}; {strict if found.has_strict else ''}from {found.recordings:,} recordings in "
+        f"{found.clusters:,} clusters"
     )

@@ -21,15 +21,17 @@ It is a starting point that needs no labels; a few hundred labelled pairs give a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from cslib.config import UserError
+from cslib.evaluation import signs
 from cslib.evaluation.cosine import cosine_scores, unit_embeddings
-from cslib.files import read_json, write_json
+from cslib.files import digest, read_json, write_json
 
 FALSE_ALARMS = 0.01  # part of the different-cluster pairs that reach the second threshold
 NAME = "calibration.json"
@@ -53,6 +55,15 @@ class Calibration:
     recordings: int  # number that have a label
     clusters: int
     seed: int
+    signs: dict[str, Any] | None = None  # what these recordings are like (signs.distributions); None: not measured
+
+    @property
+    def has_strict(self) -> bool:
+        """Whether the second threshold is the stricter one.
+
+        It is not when fewer than `FALSE_ALARMS` of the different-cluster pairs reach the first threshold.
+        """
+        return self.threshold_at_1_percent > self.threshold
 
     def ratio(self, score: float) -> float:
         """Log-likelihood ratio in nats; positive: same speaker more likely."""
@@ -63,9 +74,13 @@ class Calibration:
 
 
 def calibration_path(checkpoint: Path) -> Path:
-    """<run>/calibration.json for <run>/checkpoints/final.pt; for a checkpoint elsewhere, in its folder."""
+    """<run>/calibration.json for a checkpoint in <run>/checkpoints; for one elsewhere, <name>.calibration.json beside
+    it, or calibration.json if its name is final.pt.
+    """
     folder = checkpoint.absolute().parent
-    return (folder.parent if folder.name == "checkpoints" else folder) / NAME
+    if folder.name == "checkpoints":
+        return folder.parent / NAME
+    return folder / (NAME if checkpoint.name == "final.pt" else f"{checkpoint.stem}.{NAME}")
 
 
 def open_calibration(path: Path) -> Calibration:
@@ -73,10 +88,28 @@ def open_calibration(path: Path) -> Calibration:
     values = read_json(path)
     if isinstance(values, dict) and "uncalibrated" in values:
         raise Uncalibrated(f"{path}: {values['uncalibrated']}")
-    names = {field.name for field in fields(Calibration)}
-    if not isinstance(values, dict) or not names <= set(values):
+    required = {field.name for field in fields(Calibration) if field.default is MISSING}
+    known = values.get("signs") if isinstance(values, dict) else None
+    if not isinstance(values, dict) or not required <= set(values) or not (known is None or signs.valid(known)):
         raise UserError(f"{path}: not a calibration; make it again with local/calibrate.py")
-    return Calibration(**{name: values[name] for name in names})
+    return Calibration(**{name: values[name] for name in required}, signs=known)
+
+
+def copy_calibration(checkpoint: Path, copied: Path) -> Path | None:
+    """Write the calibration of a checkpoint for a copy of its network; return its path, or None if there is none.
+
+    The scores of both must be the same. The calibration of an earlier copy is removed.
+    Raises UserError when the calibration is of another checkpoint.
+    """
+    source, target = calibration_path(checkpoint), calibration_path(copied)
+    target.unlink(missing_ok=True)
+    if not source.exists():
+        return None
+    try:
+        replace(read_calibration(source, digest(checkpoint)), checkpoint=digest(copied)).write(target)
+    except Uncalibrated:  # the copy says so, too
+        write_json(target, read_json(source))
+    return target
 
 
 def read_calibration(path: Path, checkpoint: str) -> Calibration:

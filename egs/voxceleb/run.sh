@@ -104,7 +104,10 @@ if stage 7 "score"; then
   for system in "${systems[@]}"; do score "${system%%=*}" "${system#*=}"; done
   for system in "${systems[@]:1}"; do calibrate "${system#*=}"; done    # the floor has no checkpoint
 fi
-if stage 8 "results"; then make_results; fi
+if stage 8 "results"; then
+  make_results
+  keep_best    # under the table: which file is the network of which system
+fi
 end_recipe
 exit
 }

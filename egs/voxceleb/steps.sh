@@ -131,7 +131,16 @@ calibrate() {
   [ -n "$labels" ] || return 0
   makes "$1/calibration.json"
   run local/calibrate.py --checkpoint "$1/checkpoints/final.pt" --embeddings "$1/embeddings/train.scp" \
-    --labels "$labels" --seed "$seed"
+    --labels "$labels" --data "$data/train" --seed "$seed" --device "$device"
+}
+
+# The network of the last system becomes best.pt: it is the best by design, whatever the labels say.
+keep_best() {
+  local system networks=()
+  for system in "${systems[@]:1}"; do networks+=("${system%%=*}=${system#*=}/checkpoints/final.pt"); done
+  reads "${systems[-1]#*=}"/{checkpoints/final.pt,calibration.json}
+  makes "$exp/best.pt"
+  run local/keep_best.py --run "$exp" --networks "$(IFS=, && echo "${networks[*]}")"
 }
 
 make_results() {

@@ -8,6 +8,7 @@ import pytest
 from cslib.commands import embed
 from cslib.config import UserError
 from cslib.data.embeddings import read_embeddings
+from cslib.inference import shipped
 from cslib.inference.recordings import RecordingConfig, embed_recording
 from tests.commands.tiny import call, noise, record, save
 
@@ -121,3 +122,17 @@ def test_what_could_not_be_written_is_told_before_anything_is_embedded(folder, c
                 )
             )
     assert capsys.readouterr().out == ""
+
+
+def test_the_network_that_comes_with_the_project_needs_no_checkpoint(folder, capsys, monkeypatch):
+    monkeypatch.setattr(shipped, "FOLDER", folder / "models")
+    with pytest.raises(
+        UserError, match="models/speaker.pt: the network that comes with the project is missing"
+    ) as error:
+        call(embed, "a.wav", "--out", "x.npz", "--device", "cpu")
+    assert "\n" not in str(error.value) and not capsys.readouterr().out
+    shipped.copy_network(folder / "run/checkpoints/final.pt", folder / "models/speaker.pt")
+    call(embed, "a.wav", "--out", "x.npz", "--device", "cpu")
+    np.testing.assert_allclose(np.load("x.npz")["a.wav"], expected(folder, "a.wav"), atol=1e-6)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "network: models/speaker.pt, which comes with the project; --checkpoint selects another"

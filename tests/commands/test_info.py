@@ -7,6 +7,7 @@ from cslib.commands import info
 from cslib.config import UserError
 from cslib.evaluation.calibration import Calibration
 from cslib.files import digest
+from cslib.inference.shipped import copy_network
 from tests.commands.tiny import NETWORKS, build, call, save
 
 CONFIG = {
@@ -76,6 +77,22 @@ def test_threshold_is_shown_if_it_belongs_to_this_checkpoint(final, capsys):
             final.parents[1] / "calibration.json"
         )
         assert expected in described(capsys, final)["threshold"]
+
+
+def test_a_bound_below_the_threshold_is_not_shown(final, capsys):
+    Calibration(digest(final), 12.0, -5.0, 0.41, 0.1, 0.001, 0.35, 0.3, 100, 1000, 96, 0).write(
+        final.parents[1] / "calibration.json"
+    )
+    assert described(capsys, final)["threshold"] == "0.41; from 1,000 recordings in 96 clusters"
+
+
+def test_a_copy_says_which_system_of_which_run_it_is(final, capsys):
+    best = final.parents[1] / "best.pt"
+    copy_network(final, best, run="exp/mini_csc", system="final")
+    lines, original = described(capsys, best), described(capsys, final)
+    assert lines.pop("system") == "final of run exp/mini_csc" and "system" not in original
+    differing = {name for name in original if lines[name] != original[name]}
+    assert differing == {"file"}
 
 
 def test_enhancement_network_has_no_threshold(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Thresholds from clusters: which pairs are drawn, and what their scores say."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,16 @@ import pytest
 
 from cslib.config import UserError
 from cslib.evaluation import calibration
-from cslib.evaluation.calibration import calibrate, calibration_path, draw_pairs, log_likelihood_ratio, read_calibration
+from cslib.evaluation.calibration import (
+    calibrate,
+    calibration_path,
+    copy_calibration,
+    draw_pairs,
+    log_likelihood_ratio,
+    read_calibration,
+)
+from cslib.evaluation.signs import Signs, distributions
+from cslib.files import digest
 
 LABELS = np.array([2, 0, -1, 0, 1, 2, 2, 3, -1, 0, 3, 0])  # cluster 1 has a single member
 
@@ -104,6 +114,45 @@ def test_written_calibration_is_read_back_for_its_checkpoint_alone(tmp_path):
         read_calibration(path, "abc")
 
 
-def test_it_lies_in_the_run_of_the_checkpoint(tmp_path):
+def test_signs_of_the_recordings_are_kept_and_earlier_files_without_them_are_read(tmp_path):
+    embeddings, labels = clustered()
+    found, path = calibrate(embeddings, labels, "abc", 1000, 0), tmp_path / "calibration.json"
+    known = distributions([Signs(3.0, 8000.0, 40.0, 0.6)] * 30)
+    replace(found, signs=known).write(path)
+    assert read_calibration(path, "abc").signs == known
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in values.items() if name != "signs"}))
+    assert read_calibration(path, "abc").signs is None
+    for damaged in (3, {}, known | {"snr": [1, 2]}, known | {"levels": [0, 1]}, known | {"halves": ["a"] * 5}):
+        path.write_text(json.dumps(values | {"signs": damaged}))
+        with pytest.raises(UserError, match="not a calibration"):
+            read_calibration(path, "abc")
+
+
+def test_it_lies_in_the_run_of_the_checkpoint_or_beside_a_copy(tmp_path):
     assert calibration_path(tmp_path / "run/checkpoints/final.pt") == tmp_path / "run/calibration.json"
     assert calibration_path(tmp_path / "elsewhere/final.pt") == tmp_path / "elsewhere/calibration.json"
+    assert calibration_path(tmp_path / "run/best.pt") == tmp_path / "run/best.calibration.json"
+    assert calibration_path(tmp_path / "models/speaker.pt") == tmp_path / "models/speaker.calibration.json"
+
+
+def test_a_copied_network_takes_its_calibration_along(tmp_path):
+    embeddings, labels = clustered()
+    source, copied = tmp_path / "run/checkpoints/final.pt", tmp_path / "run/best.pt"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(b"weights")
+    copied.write_bytes(b"the same weights")
+    assert copy_calibration(source, copied) is None
+    found = calibrate(embeddings, labels, digest(source), 1000, 0)
+    found.write(tmp_path / "run/calibration.json")
+    path = copy_calibration(source, copied)
+    assert path == tmp_path / "run/best.calibration.json"
+    assert read_calibration(path, digest(copied)) == replace(found, checkpoint=digest(copied))
+    (tmp_path / "run/calibration.json").write_text('{"uncalibrated": "too few"}')
+    with pytest.raises(calibration.Uncalibrated, match="too few"):
+        read_calibration(copy_calibration(source, copied), digest(copied))
+    (tmp_path / "run/calibration.json").unlink()
+    assert copy_calibration(source, copied) is None and not path.exists()  # that of the copy before
+    replace(found, checkpoint="0" * 12).write(tmp_path / "run/calibration.json")
+    with pytest.raises(UserError, match="made for another checkpoint"):
+        copy_calibration(source, copied)

@@ -1,9 +1,11 @@
 """Recordings of any kind to embeddings: windows, weights, and what is refused."""
 
 import tracemalloc
+from dataclasses import astuple
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -11,7 +13,16 @@ from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
 from cslib.config import UserError
-from cslib.inference.recordings import RecordingConfig, embed_recording, half_overlapping
+from cslib.data.manifests import Entry, write_set
+from cslib.data.utterances import Utterances
+from cslib.evaluation.signs import bandwidth, snr
+from cslib.inference.recordings import (
+    RecordingConfig,
+    embed_recording,
+    half_overlapping,
+    signs_of_set,
+    split_in_halves,
+)
 from cslib.models.layers.features import energy_vad
 from tests.commands.tiny import NETWORKS, RATE, build, noise, record
 
@@ -161,3 +172,47 @@ def test_network_that_has_diverged_is_told(tmp_path):
 def test_windows_have_a_length(seconds):
     with pytest.raises(UserError, match="window-seconds"):
         RecordingConfig(window_seconds=seconds)
+
+
+def test_signs_are_those_of_the_whole_recording_and_are_measured_on_request_alone(network, tmp_path):
+    samples = np.concatenate([noise(1.5, seed=1), noise(1.5, seed=2)])
+    path = record(tmp_path / "a.wav", samples)
+    assert embed_recording(network, path, RecordingConfig()).signs is None
+    found = embed_recording(network, path, RecordingConfig(), with_signs=True)
+    audio = torch.from_numpy(samples[:, 0] / np.float32(32768))[None]
+    assert found.signs.speech_seconds == found.speech_seconds
+    assert found.signs.bandwidth == bandwidth(audio, energy_vad(audio)[0]) and found.signs.snr == snr(audio)
+    halves = unit(network, samples[: 3 * RATE // 2]) @ unit(network, samples[3 * RATE // 2 :])
+    assert found.signs.halves == pytest.approx(float(halves), abs=0.02)
+    np.testing.assert_array_equal(found.vector, embed_recording(network, path, RecordingConfig()).vector)
+
+
+def test_halves_have_the_same_amount_of_speech():
+    samples = np.concatenate([noise(1.0), np.tile(QUIET, (4, 1)), noise(3.0)])
+    audio = torch.from_numpy(samples[:, 0] / np.float32(32768))[None]
+    first, second = split_in_halves(audio, energy_vad(audio)[0])
+    assert first.shape[1] == pytest.approx(6 * RATE, abs=RATE / 20)
+    torch.testing.assert_close(torch.cat([first, second], dim=1), audio)
+
+
+def test_halves_of_a_long_recording_are_of_its_windows(network, tmp_path):
+    samples = np.concatenate([noise(2.0, seed=1), noise(2.0, seed=2)])  # windows at 0, 1 and 2 s
+    path = record(tmp_path / "a.wav", samples)
+    found = embed_recording(network, path, RecordingConfig(window_seconds=2.0), with_signs=True)
+    windows = [samples[start * RATE : (start + 2) * RATE] for start in range(3)]
+    first, *others = (unit(network, window) for window in windows)
+    cosine = torch.cosine_similarity(first, sum(others), dim=0)
+    assert found.windows == 3 and found.signs.halves == pytest.approx(float(cosine), abs=1e-6)
+    snrs = [snr(torch.from_numpy(window[:, 0] / np.float32(32768))[None]) for window in windows]
+    assert found.signs.snr == pytest.approx(np.mean(snrs), abs=0.01)
+
+
+def test_signs_of_a_set_are_those_of_its_recordings(network, tmp_path):
+    files = [record(tmp_path / f"{n}.wav", noise(1.2 + n / 3, seed=n)) for n in range(6)]
+    files.append(record(tmp_path / "6.wav", np.concatenate([noise(0.5), np.tile(QUIET, (2, 1))])))  # too little speech
+    write_set(tmp_path, [Entry(path.stem, path.name, soundfile.info(path).frames) for path in files])
+    found = signs_of_set(network, Utterances.open(tmp_path), np.arange(7), "cpu", batch_seconds=6.0)
+    expected = [embed_recording(network, path, RecordingConfig(), with_signs=True).signs for path in files[:6]]
+    assert len(found) == 6
+    rows = [np.array(sorted(map(astuple, signs))) for signs in (found, expected)]
+    np.testing.assert_allclose(*rows, atol=1e-4)

@@ -15,6 +15,7 @@ from cslib.files import digest
 from local import calibrate, check_calibration
 from tests.commands.tiny import save
 from tests.evaluation.test_calibration import clustered
+from tests.tiny_run import make_set
 
 
 @pytest.fixture
@@ -120,3 +121,25 @@ def test_the_threshold_is_checked_against_trials_that_are_known(folder, capsys):
     check_calibration.main(check_calibration.Options(path, folder / "scores.txt", folder / "trials.txt"))
     told = capsys.readouterr().out
     assert "misses 25.00 % (expected 2.00 %), false alarms 16.67 % (expected 3.00 %); EER " in told
+
+
+def test_what_the_recordings_are_like_is_measured_when_they_are_given(folder, capsys):
+    assert read_calibration(run(folder), digest(folder / "exp/checkpoints/final.pt")).signs is None
+    data = make_set(folder / "data", count=24, seconds=1.2)
+    path = run(folder, "--data", data, "--measured", "20")
+    found = read_calibration(path, digest(folder / "exp/checkpoints/final.pt"))
+    assert found.signs["recordings"] == 20 and found.signs["speech_seconds"][2] == pytest.approx(1.27, abs=0.05)
+    assert "20 recordings measured" in capsys.readouterr().out
+    first = path.read_bytes()
+    assert run(folder, "--data", data, "--measured", "20").read_bytes() == first
+    with pytest.raises(UserError, match="--measured is 5; it must be at least 20"):
+        run(folder, "--data", data, "--measured", "5")
+
+
+def test_a_bound_below_the_threshold_is_not_printed(folder, capsys):
+    embeddings, _ = clustered(spread=0.02)
+    with EmbeddingWriter(folder / "exp/embeddings/train") as writer:
+        writer.add([f"u{n:03d}" for n in range(200)], embeddings)
+    found = read_calibration(run(folder), digest(folder / "exp/checkpoints/final.pt"))
+    assert found.threshold_at_1_percent < found.threshold
+    assert "1 % of different-cluster pairs score above" not in capsys.readouterr().out

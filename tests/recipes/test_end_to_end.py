@@ -121,6 +121,9 @@ def test_recipe_ends_with_results_of_every_system_and_list(finished: tuple[Path,
         assert 0 <= row["eer_ci95"][0] <= row["eer"] <= 100 and row["targets"] > 0 and row["nontargets"] > 0
     assert (folder / "exp" / "det.png").stat().st_size > 0
     assert all((folder / "exp" / system / "calibration.json").exists() for system in (".", "round1", "final"))
+    best = torch.load(folder / "exp" / "best.pt", weights_only=True)
+    assert best["system"] == "final" and (folder / "exp" / "best.calibration.json").exists()
+    assert f"{folder}/exp/final/checkpoints/final.pt; copied to {folder}/exp/best.pt, the network to use" in printed
     assert "EER" in printed
 
 
