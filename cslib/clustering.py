@@ -28,8 +28,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
 from cslib.config import UserError, require, to_dict
+from cslib.density_clustering import density_clusters
 
 BLOCK = 1024  # vectors compared with all centroids at a time
+WAYS = ("silhouette", "stability", "threshold", "density")  # values of ClusterConfig.choose
 MAX_CENTROIDS = 50_000
 FURTHER = 1.15  # ratio of each further candidate to the one before, where the last candidate is the best
 
@@ -37,7 +39,11 @@ FURTHER = 1.15  # ratio of each further candidate to the one before, where the l
 @dataclass
 class ClusterConfig:
     clusters: int = 0  # number of clusters; 0: chosen without labels, by `choose`
-    choose: str = "silhouette"  # threshold, stability or silhouette
+    # silhouette, stability or threshold: number of clusters of a partition of all utterances; density: HDBSCAN, whose
+    # number of clusters follows from the data, and which rejects utterances that resemble no others
+    choose: str = "silhouette"
+    density_size: int = 5  # for choose=density: fewest utterances of a cluster
+    neighbours: int = 64  # for choose=density: nearest utterances that each one is compared with
     threshold: float = 0.5  # for choose=threshold: merge while the mean cosine of two clusters is above it
     centroids: int = 0  # of the k-means step; 0: a quarter of the utterances, at most 50,000
     iterations: int = 20  # of the k-means step
@@ -102,9 +108,9 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig) -> Clustering:
     `min_posterior` reject all utterances.
     """
     vectors = normalise(embeddings)
-    tree = grow(vectors, config)
-    chosen, table = choose_clusters(vectors, tree, config)
-    labels = partition(vectors, tree, chosen, config)
+    require(config.choose in WAYS, "choose", config.choose, f"one of {', '.join(WAYS)}")
+    form = by_density if config.choose == "density" else by_linkage
+    labels, chosen, table = form(vectors, config)
     if config.min_posterior:
         labels[posteriors(vectors, labels) < config.min_posterior] = -1
     labels = by_size(labels, config.min_size)
@@ -114,6 +120,31 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig) -> Clustering:
             "min_posterior"
         )
     return Clustering(labels, int(labels.max()) + 1, int(np.count_nonzero(labels < 0)), chosen, table)
+
+
+def by_density(vectors: np.ndarray, config: ClusterConfig) -> tuple[np.ndarray, int, list[dict[str, float]]]:
+    """Labels int64 [n] of HDBSCAN, -1 for utterances in no cluster, their number, and a table of one row.
+
+    Raises UserError when no utterance is in a cluster.
+    """
+    require(config.clusters == 0, "clusters", config.clusters, "0 with choose=density, which finds it")
+    require(config.density_size >= 2, "density_size", config.density_size, "at least 2")
+    require(config.neighbours >= 2, "neighbours", config.neighbours, "at least 2")
+    labels = density_clusters(vectors, config.density_size, config.neighbours)
+    if labels.max() < 0:
+        raise UserError(
+            f"no group of {config.density_size} utterances is denser than its surroundings; there may be one recording "
+            "per speaker, and then there is nothing to cluster; otherwise lower density_size, or use choose=silhouette"
+        )
+    clusters, clustered = int(labels.max()) + 1, labels >= 0
+    return labels, clusters, [{"clusters": clusters} | statistics(vectors[clustered], labels[clustered], config)]
+
+
+def by_linkage(vectors: np.ndarray, config: ClusterConfig) -> tuple[np.ndarray, int, list[dict[str, float]]]:
+    """Labels int64 [n] of a partition, the chosen number of clusters, and the table of candidates."""
+    tree = grow(vectors, config)
+    chosen, table = choose_clusters(vectors, tree, config)
+    return partition(vectors, tree, chosen, config), chosen, table
 
 
 def normalise(embeddings: np.ndarray) -> np.ndarray:
@@ -227,20 +258,19 @@ def partition(vectors: np.ndarray, tree: Tree, clusters: int, config: ClusterCon
 def choose_clusters(vectors: np.ndarray, tree: Tree, config: ClusterConfig) -> tuple[int, list[dict[str, float]]]:
     """The number of clusters, and a table of the candidates with their criteria.
 
-    Raises UserError for more clusters than the tree has cells, and for an unknown `config.choose`.
+    Raises UserError for more clusters than the tree has cells.
     """
     if config.clusters > tree.size:
         raise UserError(
             f"{config.clusters:,} clusters exceed the {tree.size:,} centroids; lower clusters or raise centroids"
         )
+    if config.clusters:
+        return config.clusters, [describe(vectors, tree, config.clusters, config)]
     ways = {
         "threshold": choose_by_threshold,
         "stability": choose_by_stability,
         "silhouette": choose_by_silhouette,
     }
-    require(config.choose in ways, "choose", config.choose, f"one of {', '.join(ways)}")
-    if config.clusters:
-        return config.clusters, [describe(vectors, tree, config.clusters, config)]
     return ways[config.choose](vectors, tree, config)
 
 
@@ -303,12 +333,15 @@ def candidates(tree: Tree, config: ClusterConfig, number: int = 24) -> list[int]
 
 def describe(vectors: np.ndarray, tree: Tree, clusters: int, config: ClusterConfig) -> dict[str, float]:
     """One row of the table: statistics of a cut of the tree, without labels."""
-    labels = partition(vectors, tree, clusters, config)
-    sizes = np.bincount(labels)
     last = tree.similarities[tree.size - clusters - 1] if clusters < tree.size else 1.0
+    labels = partition(vectors, tree, clusters, config)
+    return {"clusters": clusters, "similarity": float(last)} | statistics(vectors, labels, config)
+
+
+def statistics(vectors: np.ndarray, labels: np.ndarray, config: ClusterConfig) -> dict[str, float]:
+    """Sizes and silhouette of the clusters `labels` [n], from 0 without gaps, of unit vectors [n, E]."""
+    sizes = np.bincount(labels)
     return {
-        "clusters": clusters,
-        "similarity": float(last),
         "median_size": float(np.median(sizes)),
         "singletons": int(np.count_nonzero(sizes == 1)),
         "silhouette": silhouette(vectors, labels, config.sample, config.seed),

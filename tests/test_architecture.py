@@ -62,6 +62,7 @@ FLOORS = [
     ["cslib.corpora"],
     ["cslib.data"],
     ["cslib.clustering", "cslib.devices"],
+    ["cslib.density_clustering"],
     ["cslib.files", "cslib.parallel", "cslib.provenance"],
     ["cslib.config", "cslib"],
 ]

@@ -5,6 +5,7 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
 from scipy.stats import multivariate_normal
+from sklearn.cluster import HDBSCAN
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from cslib.clustering import (
@@ -24,6 +25,7 @@ from cslib.clustering import (
     silhouette,
 )
 from cslib.config import UserError
+from cslib.density_clustering import density_clusters
 
 
 def random_vectors(count, size=16, seed=0):
@@ -193,3 +195,39 @@ def test_where_the_last_candidate_is_best_larger_ones_follow():
     assert max(candidates(tree, config)) == 45 and tree.size == 90
     chosen, table = choose_by_silhouette(vectors, tree, config)
     assert 55 <= chosen <= 66 and table[-1]["clusters"] > chosen
+
+
+def with_strangers(strangers=60, **options):
+    """Embeddings of `speakers`, with those of people who speak once each at the end; who speaks, -1 for these."""
+    values, speaker = speakers(**options)
+    alone = np.random.default_rng(9).standard_normal((strangers, values.shape[1])) * np.sqrt(1 + 1.3**2)
+    return np.concatenate([values, alone.astype(np.float32)]), np.append(speaker, np.full(strangers, -1))
+
+
+def test_density_finds_the_number_of_speakers_and_rejects_those_who_speak_once():
+    values, speaker = with_strangers(noise=0.8)
+    result = cluster(values, ClusterConfig(choose="density"))
+    assert result.clusters == result.chosen == 20
+    clustered = result.labels >= 0
+    assert adjusted_rand_score(speaker[clustered], result.labels[clustered]) > 0.97
+    assert clustered[speaker >= 0].mean() > 0.95 and clustered[speaker < 0].mean() < 0.1
+    assert result.rejected == np.count_nonzero(~clustered)
+
+
+def test_density_on_a_graph_of_neighbours_is_hdbscan_on_all_distances():
+    values, _ = with_strangers(noise=1.0)
+    vectors = normalise(values)
+    distances = np.clip(1 - vectors.astype(np.float64) @ vectors.T.astype(np.float64), 0, 2)
+    whole = HDBSCAN(min_cluster_size=5, min_samples=2, metric="precomputed", copy=False).fit_predict(distances)
+    assert adjusted_rand_score(whole, density_clusters(vectors, 5, neighbours=40)) == 1
+
+
+def test_density_joins_a_graph_that_falls_apart():
+    vectors = normalise(np.repeat(np.eye(4, 8), 6, axis=0) + 0.01 * np.random.default_rng(0).standard_normal((24, 8)))
+    labels = density_clusters(vectors, 3, neighbours=3)
+    assert adjusted_rand_score(np.repeat(np.arange(4), 6), labels) == 1
+
+
+def test_density_says_so_when_there_is_nothing_to_cluster():
+    with pytest.raises(UserError, match="one recording per speaker"):
+        cluster(np.eye(40, 64, dtype=np.float32), ClusterConfig(choose="density"))
