@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cslib.config import UserError, run
 from cslib.data.embeddings import Origin, is_complete, manifests
@@ -30,10 +30,8 @@ from cslib.data.utterances import Utterances
 from cslib.devices import device_named
 from cslib.files import progress, writing
 from cslib.inference.extraction import audio_batches, extract_to
-from cslib.models.layers.features import LogMel
-from cslib.models.layers.pooling import StatisticsPooling
+from cslib.inference.floor import VARIANCE_FLOOR, LogMelStatistics, whitening_matrix
 
-VARIANCE_FLOOR = 1e-2  # of the largest variance
 SHAPING = ("num_mels", "max_seconds")  # the options that change the embeddings; the others change only speed
 
 
@@ -67,19 +65,6 @@ def origin_of(options: Options, folder: Path, whitening: Path | None = None) -> 
     return Origin(sources, chosen, defaults, Utterances.open(folder).digest())
 
 
-class LogMelStatistics(nn.Module):
-    """Mean and deviation over time of log-mel frames: audio [B, T], lengths [B] -> [B, 2 num_mels]."""
-
-    def __init__(self, num_mels: int) -> None:
-        super().__init__()
-        self.log_mel, self.pool = LogMel(num_mels), StatisticsPooling(num_mels)
-
-    def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
-        frames = self.log_mel(audio, lengths).transpose(1, 2)
-        inside = torch.arange(frames.shape[-1], device=audio.device) < self.log_mel.frames(lengths)[:, None]
-        return self.pool(frames, inside)
-
-
 def current_whitening(options: Options, train: Path, statistics: nn.Module, device: torch.device) -> Path:
     """whitening.npz beside the embeddings, estimated unless it is there and up to date."""
     path = options.out.with_name("whitening.npz")
@@ -108,8 +93,7 @@ def whiten(options: Options, train: Path, statistics: nn.Module, device: torch.d
             total, products = total + values.sum(axis=0), products + values.T @ values
             bar.update(len(ids))
     mean = total / len(rows)
-    variances, directions = np.linalg.eigh(products / len(rows) - np.outer(mean, mean))
-    return mean, directions / np.sqrt(np.maximum(variances, VARIANCE_FLOOR * variances[-1]))
+    return mean, whitening_matrix(products / len(rows) - np.outer(mean, mean), VARIANCE_FLOOR)
 
 
 def read_whitening(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,8 @@ r"""Collect the scores of one run: results.json, a table, DET curves and score h
         --seconds exp/mini_csc/seconds.json
 
 Reads <exp>/scores/*.json, which local/score_trials.py wrote; writes <exp>/results.json, <exp>/det.png and
-<exp>/histograms.png.
+<exp>/histograms.png. results.json has a row for every system, trial list and scoring in "rows". A run without test
+trials has none; local/make_label_free_results.py writes its results.json.
 """
 
 from __future__ import annotations

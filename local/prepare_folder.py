@@ -7,11 +7,17 @@ not a 16 kHz mono wav or flac file is converted once, into data/<corpus>/<set>/a
 Recordings that are unreadable, empty, silent or too short are left out and listed in rejected.tsv; more than 5 %
 unreadable ones are an error. No label is read from the training folder. The test folder gives speakers.tsv, and
 trials/clean.txt with all pairs.
+
+Every training recording must have one speaker. Those that look as if several people speak are named in a warning and
+listed in data/<corpus>/train/several_speakers.tsv (cslib/inference/several_speakers.py says how they are found). With
+--pieces, training recordings are cut at pauses and every piece becomes an utterance, `<recording>-<start in 1/100 s>`.
+No audio is copied for it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,21 +26,32 @@ import numpy as np
 from cslib.config import UserError, run
 from cslib.corpora.audio_files import AUDIO_SUFFIXES, Checks
 from cslib.corpora.folders import refuse_overlap, relative_audio_paths, remove_set, unique_ids
-from cslib.corpora.preparation import Source, prepare_set
+from cslib.corpora.preparation import Source, Summary, prepare_set
+from cslib.data.manifests import Entry
 from cslib.data.trials import write_trials
+from cslib.data.utterances import Utterances
+from cslib.files import warn, write_lines
+from cslib.inference.several_speakers import judge
+from cslib.inference.stretches import Pieces, StretchConfig, cut_into_pieces
 
 MAX_TRIALS = 500_000
+LIST = "several_speakers.tsv"
+SHOWN = 3  # recordings that a warning names
 
 
 @dataclass
 class Options:
-    train_dir: Path | None = None  # training recordings, in any tree; only their audio is used
+    train_dir: Path | None = None  # training recordings, in any tree, one speaker in each; only their audio is used
     test_dir: Path | None = None  # test recordings, one folder per speaker, with recordings anywhere below it
     data: Path = Path("data/folder")  # makes train/ and test/ in it
     nj: int = os.cpu_count() or 1  # number of processes
     seed: int = 1  # of the choice of trials, when there are more than 500,000
     min_seconds: float = 1.0  # shorter recordings are left out, in seconds
     silence_peak: float = 0.001  # recordings whose largest magnitude is below it are left out; full scale is 1
+    pieces: bool = False  # cut training recordings at pauses, for recordings in which several people speak
+    pause: float = 0.2  # shortest pause at which --pieces cuts, in seconds
+    shortest_piece: float = 2.0  # shorter stretches of speech are left out, in seconds
+    longest_piece: float = 15.0  # longer stretches of speech are cut into equal parts, in seconds
 
 
 def main(options: Options) -> None:
@@ -45,6 +62,8 @@ def main(options: Options) -> None:
             raise UserError(f"{folder}: there is no such folder")
     if options.train_dir:
         _prepare(options.data / "train", options.train_dir, options, by_speaker=False)
+        if not options.pieces:
+            warn_of_several_speakers(options.data / "train", options.nj)
     if options.test_dir:
         _prepare(options.data / "test", options.test_dir, options, by_speaker=True)
 
@@ -60,24 +79,65 @@ def _prepare(folder: Path, corpus: Path, options: Options, by_speaker: bool) -> 
             f"{'in folders named after speakers' if by_speaker else 'below it'}"
         )
     checks = Checks(min_seconds=options.min_seconds, silence_peak=options.silence_peak)
+    config = StretchConfig(options.pause, options.shortest_piece, options.longest_piece)
+    pieces = Pieces(config) if options.pieces and not by_speaker else None
     new = not (folder / "cuts.jsonl.gz").exists()
     try:
-        print(
-            prepare_set(
-                folder,
-                sources,
-                checks,
-                options.nj,
-                total=len(sources),
-                left_out=[(str(corpus / path), "not in a speaker's folder") for path in loose],
-            )
+        summary = prepare_set(
+            folder,
+            sources,
+            checks,
+            options.nj,
+            total=len(sources),
+            columns=str(config) if pieces else "",
+            left_out=[(str(corpus / path), "not in a speaker's folder") for path in loose],
+            cut=_cutter(pieces, options.nj) if pieces else None,
         )
+        print(summary)
+        if not summary.unchanged:
+            (folder / LIST).unlink(missing_ok=True)
+            if pieces:
+                print(pieces)
         if by_speaker:
             print(write_all_pairs(folder, np.random.default_rng(options.seed)))
     except UserError:
         if new:
             remove_set(folder)
         raise
+
+
+def _cutter(report: Pieces, nj: int) -> Callable[[list[Entry], Summary], Iterator[Entry]]:
+    def cut(recordings: list[Entry], summary: Summary) -> Iterator[Entry]:
+        yield from cut_into_pieces(recordings, report.config, nj, report)
+        if not report.pieces:
+            raise UserError(
+                f"{summary.folder}: none of {report.recordings:,} recordings has {report.config.shortest:g} s of "
+                "speech without a pause; lower --shortest-piece, or raise --pause"
+            )
+        for path, reason in report.silent:
+            summary.reject(path, reason)
+
+    return cut
+
+
+def warn_of_several_speakers(folder: Path, nj: int) -> None:
+    """List the recordings of a set that look as if several people speak, unless that was done, and warn of them."""
+    path = folder / LIST
+    if not path.exists():
+        found = judge(Utterances.open(folder), nj)
+        print(
+            f"{folder}: every recording must have one speaker; looked for several in {len(found.scores):,} recordings, "
+            f"{found.too_short:,} others have too little speech to tell"
+        )
+        write_lines(path, ["utterance\tscore", *(f"{name}\t{found.scores[name]:.2f}" for name in found.suspicious)])
+    names = [line.partition("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    if names:
+        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        warn(
+            f"{len(names):,} recordings look as if several people speak ({shown}; all are in {path}), but training "
+            "takes two crops of a recording for the same speaker; listen to some of them, and remove them or cut all "
+            "recordings at pauses with --pieces"
+        )
 
 
 def list_sources(corpus: Path, paths: list[str], audio: Path, by_speaker: bool) -> list[Source]:

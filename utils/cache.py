@@ -40,7 +40,8 @@ LISTED_LEVELS = 3  # VoxCeleb: dev/aac/id00012 are three levels
 WHOLE = 256 * 2**20  # bytes; larger files are known by size and time
 SET = "cuts.jsonl.gz"  # a folder that holds it is a set
 DERIVED = ("table.npy", "table.shards.npy")  # made from the manifest by whoever opens the set
-BESIDE_A_SET = ("speakers.tsv", "emotions.tsv", "rejected.tsv", "pairs.tsv", "trials")  # not read with its recordings
+# Not read with its recordings.
+BESIDE_A_SET = ("speakers.tsv", "several_speakers.tsv", "emotions.tsv", "rejected.tsv", "pairs.tsv", "trials")
 
 
 def without_speed(words: list[str]) -> list[str]:

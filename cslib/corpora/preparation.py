@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -64,6 +64,7 @@ class Summary:
     changes     number of usable recordings that are conversions, by reason for converting
     work        number of recordings "converted" by this run, "examined" (only read) and "known" from the journal
     unchanged   whether the set was complete before
+    what        what `utterances` counts, when these are cut into the utterances of the set
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class Summary:
     changes: Counter[str] = field(default_factory=Counter)
     work: Counter[str] = field(default_factory=Counter)
     unchanged: bool = False
+    what: str = "utterances"
 
     def reject(self, path: str, reason: str) -> None:
         """Count a rejected recording."""
@@ -84,7 +86,7 @@ class Summary:
     def __str__(self) -> str:
         speakers = f" of {len(self.speakers):,} speakers" if self.speakers else ""
         hours = self.samples / SAMPLE_RATE / 3600
-        text = f"{self.folder}: {self.utterances:,} utterances{speakers}, {hours:,.2f} h"
+        text = f"{self.folder}: {self.utterances:,} {self.what}{speakers}, {hours:,.2f} h"
         if self.changes:
             text += f"; {_counts(self.changes)} as 16 kHz mono FLAC, {self.work['converted']:,} made now"
         if self.rejected:
@@ -100,6 +102,7 @@ def prepare_set(
     total: int | None = None,
     columns: str = "",
     left_out: Iterable[tuple[str, str]] = (),
+    cut: Callable[[list[Entry], Summary], Iterator[Entry]] | None = None,
 ) -> Summary:
     """Examine the recordings and write data/<set> from the usable ones.
 
@@ -109,14 +112,15 @@ def prepare_set(
     columns   identifies where the speaker columns come from; when it differs from the last run's, the lists are
               written again
     left_out  (path, reason) of recordings that were rejected beforehand
+    cut       gives the utterances of the usable recordings (None: each recording is one); how belongs in `columns`
     A killed run continues where it was; a finished set stays as it is, byte for byte.
     Raises UserError, and writes no list, when no recording is usable or when more than 5 % cannot be read.
     """
-    summary = Summary(folder)
+    summary = Summary(folder, what="recordings" if cut else "utterances")
     for path, reason in left_out:
         summary.reject(path, reason)
     with suppress(_Unchanged):
-        write_set(folder, _entries(folder, sources, checks, nj, total, columns, summary), summary.rejected)
+        write_set(folder, _entries(folder, sources, checks, nj, total, columns, summary, cut), summary.rejected)
     return summary
 
 
@@ -133,7 +137,8 @@ class Journal:
         self.path, self.partial = folder / "journal.jsonl", folder / "journal.partial.jsonl"
         self.settings = json.dumps(settings, sort_keys=True)
         self.length = 0  # records that `known` has yielded
-        if self.partial.exists():
+        self.interrupted = self.partial.exists()  # so the lists on disk may be older than journal.jsonl
+        if self.interrupted:
             with writing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
                 file.write(self.settings + "\n")
                 file.writelines(map(_line, self._merged()))
@@ -188,12 +193,36 @@ class _Unchanged(Exception):
 
 
 def _entries(
-    folder: Path, sources: Iterable[Source], checks: Checks, nj: int, total: int | None, columns: str, summary: Summary
+    folder: Path,
+    sources: Iterable[Source],
+    checks: Checks,
+    nj: int,
+    total: int | None,
+    columns: str,
+    summary: Summary,
+    cut: Callable[[list[Entry], Summary], Iterator[Entry]] | None,
 ) -> Iterator[Entry]:
     journal = Journal(folder, {**asdict(checks), "columns": columns})
     tasks = _with_known(sources, journal.known())
     results = in_order(partial(_process, checks=checks), tasks, nj)
-    for source, record, work in journal.recorded(progress(results, f"examining {folder.name}", total=total)):
+    results = journal.recorded(progress(results, f"examining {folder.name}", total=total))
+    usable = _usable(results, summary)
+    whole = list(usable) if cut else []
+    yield from usable  # nothing is left of it if they are to be cut
+    _refuse_when_broken(summary)
+    same = summary.work["known"] == summary.work.total() == journal.length
+    lists = all((folder / f"{name}.jsonl.gz").exists() for name in MANIFESTS)
+    summary.unchanged = same and lists and not journal.interrupted
+    if cut and not summary.unchanged:
+        yield from cut(whole, summary)
+    journal.finish()
+    if summary.unchanged:
+        raise _Unchanged
+
+
+def _usable(results: Iterable[tuple[Source, Record, str]], summary: Summary) -> Iterator[Entry]:
+    """Count every recording, and yield those that are not rejected."""
+    for source, record, work in results:
         summary.work[work] += 1
         if record.reason:
             summary.reject(record.path, record.reason)
@@ -204,12 +233,6 @@ def _entries(
         if source.speaker is not None:
             summary.speakers.add(source.speaker)
         yield Entry(source.id, record.audio, record.num_samples, source.speaker, source.sex, source.session)
-    _refuse_when_broken(summary)
-    journal.finish()
-    same = summary.work["known"] == summary.work.total() == journal.length
-    if same and all((folder / f"{name}.jsonl.gz").exists() for name in MANIFESTS):
-        summary.unchanged = True
-        raise _Unchanged
 
 
 def _with_known(sources: Iterable[Source], records: Iterator[Record]) -> Iterator[tuple[Source, Record | None]]:

@@ -2,7 +2,7 @@
 # Speaker verification learnt without labels: from recordings to a table of equal error rates.
 #
 #   bash egs/voxceleb/run.sh                     on a corpus that is synthesised here: no data, no GPU needed
-#   bash egs/voxceleb/run.sh --corpus folder --train-dir A --test-dir B [--noise-dir C] [--rir-dir D]
+#   bash egs/voxceleb/run.sh --corpus folder --train-dir A [--test-dir B] [--noise-dir C] [--rir-dir D]
 #   bash egs/voxceleb/run.sh --corpus voxceleb --voxceleb1 A --voxceleb2 B --musan C --rirs D --gpus 4
 #
 # Stage        reads                                writes
@@ -15,8 +15,9 @@
 #   7 score    embeddings, trial lists, labels      exp/<run>/scores; calibration.json: a threshold found without labels
 #   8 results  scores                               exp/<run>/results.json, det.png, and the table on the screen
 #
-# A finished command runs again when something that it reads has changed, and only then. Paths are relative to the
-# current folder; the default folders data/ and exp/ lie in the project's root.
+# Without --test-dir nothing is scored, and the table has signs that need no labels. A finished command runs again when
+# something that it reads has changed, and only then. Paths are relative to the current folder; the default folders data/
+# and exp/ lie in the project's root.
 set -euo pipefail
 {   # bash reads a script while it runs, but a block as a whole: this file may be edited meanwhile
 # shellcheck source=utils/recipe.sh
@@ -38,8 +39,9 @@ exp=             # folder for the run (default: exp/<corpus>_<method>)
 seed=1           # random seed of training and clustering; the corpus stays the same
 nj=$(getconf _NPROCESSORS_ONLN)    # processes that prepare data
 gpus=$(nvidia-smi -L 2>/dev/null | grep -c -m 1 ^GPU || true)    # GPUs to train on; 0: the CPU
-train_dir=       # folder: recordings to learn from, in any tree, without labels
-test_dir=        # folder: recordings to test on, one folder per speaker
+train_dir=       # folder: recordings to learn from, in any tree, without labels; each must have one speaker, see --pieces
+pieces=no        # folder: yes cuts training recordings at pauses, for recordings in which several people speak; or no
+test_dir=        # folder: recordings to test on, one folder per speaker (default: no test)
 noise_dir=       # folder: noise recordings (default: synthetic noise)
 rir_dir=         # folder: room impulse responses (default: synthetic ones)
 voxceleb1=       # voxceleb: VoxCeleb1, dev and test, as published
@@ -50,11 +52,14 @@ rirs=            # voxceleb: OpenSLR 28, RIRS_NOISES
 parse_options "$@"
 
 # Everything is checked before anything is made.
-corpora folder:train_dir,test_dir voxceleb:voxceleb1,voxceleb2,musan,rirs
+corpora folder:train_dir voxceleb:voxceleb1,voxceleb2,musan,rirs
 only_with folder train_dir test_dir noise_dir rir_dir
 only_with voxceleb voxceleb1 voxceleb2 trial_lists musan rirs
 existing_folders train_dir test_dir noise_dir rir_dir voxceleb1 voxceleb2 trial_lists musan rirs
-yes_or_no final plda
+yes_or_no final plda pieces
+tested=yes && [[ $corpus == folder && -z $test_dir ]] && tested=no
+[[ $pieces == no || $corpus == folder ]] || fail "--pieces belongs to --corpus folder, and the corpus is $corpus"
+[[ $tested == yes || $enhance$plda == no ]] || fail "--enhance and --plda yes score test trials: give --test-dir"
 [[ $rounds$final != 0no || $plda == no ]] || fail "--plda yes --rounds 0 --final no: there are no labels to train it on"
 [[ $rounds$final != 0no || $method != floor ]] || fail "--method floor --rounds 0 --final no: nothing would be trained"
 absolute_paths round_config cluster_config
@@ -75,6 +80,7 @@ check_run --gpus "$gpus" --enhance "$enhance" "${compared[@]}"
 . egs/voxceleb/steps.sh    # prepare_corpus, cluster, score, ...
 
 log "data in $data, run in $exp, config $config; to run a command below by hand, first '. ./path.sh' in your shell"
+[ $tested = yes ] || log "no --test-dir: test sets, scores and DET plot are left out; the table has label-free signs"
 keep_markers_in "$data"
 if stage 1 "data ($corpus)"; then prepare_corpus; fi
 if stage 2 "noise, babble, RIRs and the adverse test set"; then prepare_noise; fi
@@ -101,13 +107,10 @@ if stage 6 "final network" && [ "$final" = yes ]; then
 fi
 [ "$final" = no ] || labels=$exp/final/pseudo_labels.tsv systems+=("final=$exp/final")
 if stage 7 "score"; then
-  for system in "${systems[@]}"; do score "${system%%=*}" "${system#*=}"; done
+  [ $tested = no ] || for system in "${systems[@]}"; do score "${system%%=*}" "${system#*=}"; done
   for system in "${systems[@]:1}"; do calibrate "${system#*=}"; done    # the floor has no checkpoint
 fi
-if stage 8 "results"; then
-  make_results
-  keep_best    # under the table: which file is the network of which system
-fi
+if stage 8 "results"; then make_results; fi
 end_recipe
 exit
 }

@@ -2,24 +2,34 @@
 # The steps of the stages of run.sh, which sources this file and sets the variables used here.
 
 sets=("$data"/{train,test,test_adverse}) training=(--data "$data/train" --noise "$data/noise") labels=''
+[ "$tested" = yes ] || sets=("$data"/{train,train_halves})
+pieces_options=() && [ "$pieces" = no ] || pieces_options=(--pieces)
 scorings=cosine,mean,asnorm    # of every system; --plda yes adds one
 mapfile -t enhancers < <(answer enhancer)    # "NAME FILE": the trials of what FILE enhances are called adverse_NAME
 for enhancer in "${enhancers[@]}"; do sets+=("$exp/test_adverse_${enhancer%% *}"); done
 
 prepare_corpus() {
-  continues "$data"/{train,test}/cuts.jsonl.gz
+  continues "$data/train/cuts.jsonl.gz"
+  [ "$tested" = no ] || continues "$data/test/cuts.jsonl.gz"
   case $corpus in
     mini)   # 1,000 utterances of 100 speakers to learn from, 240 of 20 others to test on
       makes "$data"/{train,test,mini.json}
       run local/prepare_mini.py --out "$data" --nj "$nj" ;;
     folder)
-      run local/prepare_folder.py --train-dir "$train_dir" --test-dir "$test_dir" --data "$data" --nj "$nj" ;;
+      run local/prepare_folder.py --train-dir "$train_dir" ${test_dir:+--test-dir "$test_dir"} --data "$data" \
+        --nj "$nj" "${pieces_options[@]}" ;;
     voxceleb)   # 1,092,009 utterances to learn from, 153,516 to test on; deviations are reported
       run local/prepare_voxceleb.py --vox1 "$voxceleb1" --vox2 "$voxceleb2" \
         ${trial_lists:+--trials "$trial_lists"} --data "$data" --nj "$nj" ;;
   esac
   validate "$data/train"
-  validate "$data/test"
+  if [ "$tested" = yes ]; then validate "$data/test"; else split_halves; fi
+}
+
+# Instead of a test set: halves of training recordings, to see whether they find each other.
+split_halves() {
+  makes "$data/train_halves"
+  run local/split_halves.py --data "$data/train" --out "$data/train_halves"
 }
 
 prepare_noise() {
@@ -29,6 +39,7 @@ prepare_noise() {
   [ "$corpus" != voxceleb ] || sources=(--musan "$musan" --rirs "$rirs" --babble 1000)
   makes "$data"/{noise,noise_test}
   run local/prepare_noise.py --out "$data" "${sources[@]}"
+  [ "$tested" = yes ] || return 0
   # In clean trials the recording channel helps to recognise a speaker. Here RIR, noise and competing speakers are drawn
   # anew for each recording.
   [ "$corpus" != voxceleb ] || trials=(--trials vox1_o --only-trials)
@@ -144,14 +155,29 @@ keep_best() {
 }
 
 make_results() {
+  local about=(--exp "$exp" --recipe voxceleb --corpus "$corpus" --method "$method" --seed "$seed")
+  write_history "$exp"
+  about+=(--seconds "$exp/seconds.json" --commits "$exp/commits.json")
+  if [ "$tested" = yes ]; then make_table; else make_label_free_table; fi
+  keep_best    # under the table: which file is the network of which system
+}
+
+make_table() {
   local lists=("$data"/{test,test_adverse}/trials/*.txt) names=("${systems[@]%%=*}") trials=()
   for list in "${lists[@]}"; do trials+=("$(basename "$list" .txt)"); done
   for enhancer in "${enhancers[@]}"; do trials+=("adverse_${enhancer%% *}"); done
-  write_history "$exp"
   reads "$exp/scores"
   continues "$exp"/{results.json,det.png}
-  run local/make_results.py --exp "$exp" --recipe voxceleb --corpus "$corpus" --method "$method" --seed "$seed" \
-    --systems "$(IFS=, && echo "${names[*]}")" --trials "$(IFS=, && echo "${trials[*]}")" \
-    --scorings "$scorings$([ "$plda" = no ] || echo ,plda)" \
-    --seconds "$exp/seconds.json" --commits "$exp/commits.json"
+  run local/make_results.py "${about[@]}" --systems "$(IFS=, && echo "${names[*]}")" \
+    --trials "$(IFS=, && echo "${trials[*]}")" --scorings "$scorings$([ "$plda" = no ] || echo ,plda)"
+}
+
+# The clusters made from a system's embeddings are in the folder of the one after it.
+make_label_free_table() {
+  local system
+  for system in "${systems[@]}"; do
+    reads "${system#*=}"/{clusters.json,log.jsonl,embeddings/train_halves.scp,checkpoints/final.pt}
+  done
+  continues "$exp/results.json"
+  run local/make_label_free_results.py "${about[@]}" --systems "$(IFS=, && echo "${systems[*]}")"
 }

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -15,7 +16,9 @@ import soundfile
 from cslib.config import UserError
 from cslib.corpora.audio_files import ffmpeg
 from cslib.data.manifests import MANIFESTS, read_manifest
+from cslib.data.utterances import Utterances
 from local.prepare_folder import Options, choose_pairs, main
+from tests.inference import bursts
 
 RATE = 16_000
 
@@ -220,3 +223,80 @@ def test_a_huge_test_set_never_makes_all_pairs():
     targets, nontargets = choose_pairs(speakers, np.random.default_rng(1), limit=20_000)
     assert len(targets) == 20_000 and len(nontargets) == 10_000
     assert (speakers[targets[:, 0]] == speakers[targets[:, 1]]).all()
+
+
+def talk(path, voices, seed, **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, bursts.recording(voices, seed, **how), RATE)
+
+
+@pytest.fixture
+def talks(tmp_path):
+    """Twelve recordings of one voice and three of two."""
+    for n in range(12):
+        talk(tmp_path / f"speech/one/{n:02d}.wav", [n] * 6, n, seconds=2.5)
+    for n in range(3):
+        talk(tmp_path / f"speech/two/{n}.wav", [n, n + 20] * 3, 50 + n, seconds=2.5)
+    return Options(train_dir=tmp_path / "speech", data=tmp_path / "data", nj=1)
+
+
+def test_recordings_of_several_speakers_are_named_counted_and_listed(talks, capsys):
+    for again in range(2):
+        main(talks)
+        out, err = capsys.readouterr()
+        assert ("looked for several in 15 recordings, 0 others have too little speech" in out) == (not again)
+        assert "warning: 3 recordings look as if several people speak (two-" in err and "--pieces" in err
+    rows = (talks.data / "train/several_speakers.tsv").read_text().splitlines()
+    assert rows[0] == "utterance\tscore" and {row.split("\t")[0] for row in rows[1:]} == {"two-0", "two-1", "two-2"}
+    for path in talks.train_dir.glob("two/*"):
+        path.unlink()
+    main(talks)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_pieces_are_utterances_of_one_voice_and_copy_no_audio(talks, capsys):
+    talks.pieces = True
+    main(talks)
+    out, err = capsys.readouterr()
+    assert "train: 15 recordings, " in out and "into 90 pieces of 2 to 15 s" in out and not err
+    utterances = Utterances.open(talks.data / "train")
+    assert len(utterances) == 90 and not (talks.data / "train/audio").exists()
+    assert (
+        re.fullmatch(r"one-00-00000\d\d", utterances.id(0))
+        and abs(int(utterances.num_samples[0]) - 2.5 * RATE) < 0.1 * RATE
+    )
+    main(talks)
+    assert "nothing to do" in capsys.readouterr().out and len(Utterances.open(talks.data / "train")) == 90
+
+
+def test_another_way_of_cutting_makes_another_set(talks):
+    sizes = []
+    for options in ({}, {"pieces": True}, {"longest_piece": 1.5, "shortest_piece": 0.5}, {"pieces": False}):
+        for name, value in options.items():
+            setattr(talks, name, value)
+        main(talks)
+        sizes.append(len(Utterances.open(talks.data / "train")))
+    assert sizes == [15, 90, 180, 15]
+
+
+def test_killed_cutting_is_done_again(talks, monkeypatch):
+    main(talks)
+    talks.pieces = True
+    monkeypatch.setattr("local.prepare_folder.cut_into_pieces", lambda *_: iter([1 / 0]))
+    with pytest.raises(ZeroDivisionError):
+        main(talks)
+    monkeypatch.undo()
+    assert len(Utterances.open(talks.data / "train")) == 15
+    main(talks)
+    assert len(Utterances.open(talks.data / "train")) == 90
+
+
+def test_recordings_without_a_piece_are_listed_and_a_set_without_pieces_is_refused(talks):
+    talk(talks.train_dir / "brief.wav", [1, 2], 9, seconds=1.0)
+    talks.pieces = True
+    main(talks)
+    assert "brief.wav\tno piece of 2 s" in (talks.data / "train/rejected.tsv").read_text()
+    talks.shortest_piece = 7.0
+    with pytest.raises(UserError, match="none of 16 recordings has 7 s of speech without a pause; lower"):
+        main(talks)
+    assert len(Utterances.open(talks.data / "train")) == 90
