@@ -165,7 +165,7 @@ def test_nothing_imports_the_tests():
 
 def test_every_network_objective_and_feature_space_can_be_found_by_its_name():
     assert set(known_names("models")) == {"crn", "ecapa", "galr", "mask_gru", "res2net", "resnet", "tf_conformer"}
-    assert set(known_names("objectives")) == {"ccr", "csc", "dino", "dino_csc", "margin"}
+    assert set(known_names("objectives")) == {"ccr", "csc", "dino", "dino_csc", "margin", "moco", "simclr", "vicreg"}
     assert set(known_names("feature_spaces")) == {"encoder", "logmel", "torchaudio"}
     for package in ("models", "objectives"):
         for name in known_names(package):

@@ -9,9 +9,9 @@ cslib/objectives/<name>.py. Either module defines
     build(config, task) -> Objective  an instance of it
 
 and nothing else has to change. The arithmetic of a larger one goes into loss.py beside it, and what it keeps into
-modules of their own. A whole objective, instance discrimination as in SimCLR:
+modules of their own. A whole objective, the core of SimCLR:
 
-    """Two crops of an utterance find each other among those of the batch (Chen et al. 2020, arXiv 2002.05709)."""
+    """The first crop of an utterance finds its second crop among those of the batch."""
 
     from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ modules of their own. A whole objective, instance discrimination as in SimCLR:
         temperature: float = 0.1  # of the cosines
 
 
-    class SimClr(Objective):
+    class Instances(Objective):
         def __init__(self, config: Config, task: Task) -> None:
             super().__init__()
             self.temperature = config.temperature
@@ -50,8 +50,8 @@ modules of their own. A whole objective, instance discrimination as in SimCLR:
             return self.encoder
 
 
-    def build(config: Config, task: Task) -> SimClr:
-        return SimClr(config, task)
+    def build(config: Config, task: Task) -> Instances:
+        return Instances(config, task)
 '''
 
 from __future__ import annotations
@@ -224,6 +224,20 @@ def gather(tensor: Tensor) -> Tensor:
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def gather_with_gradient(tensor: Tensor) -> Tensor:
+    """`gather`, with the gradient of this process's own part.
+
+    For a loss that every process computes from the same gathered items: its gradients, averaged over processes, are
+    exactly those of one process that has all items, as the gradient of each part is multiplied by the processes.
+    """
+    if not torch.distributed.is_initialized():
+        return tensor
+    count, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    parts = list(gather(tensor).chunk(count))
+    parts[rank] = parts[rank] + count * (tensor - tensor.detach())
     return torch.cat(parts)
 
 

@@ -7,6 +7,8 @@
 #
 # Tables and their arms. An arm is a config with the few lines of conf/mini/ablations/<table>/<arm>.yaml on top of it:
 #
+#   starts         methods that learn without labels from nothing, each with its own config, with the same steps and batch
+#     dino, csc, simclr, moco, vicreg    all with the network of DINO, except for csc, which needs one that separates
 #   csc            parts of CSC, conf/mini/csc.yaml
 #     attention      the method as it is
 #     mean           the mean of an identity's bank in place of attention
@@ -22,6 +24,7 @@
 #     no_head_norm   no normalisation in the head, as in the paper
 #     clean_teacher  the teacher sees the crops without augmentation
 #     variance_covariance    with the variance-covariance loss of RDINO
+#     dimension      with the dimension regularisation of SDPN's successor; only with --arms
 #     no_koleo       without the KoLeo loss
 #     no_me_max      without me-max
 #     dino_csc       with mixtures of two speakers: separation as an auxiliary objective
@@ -51,7 +54,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/utils/stage.sh"
 . "$root/utils/pool.sh"
 
-table=csc        # csc, dino, positives, clusters or noisy_labels
+table=csc        # starts, csc, dino, positives, clusters or noisy_labels
 seeds="1 2 3"    # random seeds of the trainings; arms are compared seed by seed
 arms=            # arms, separated by spaces (default: all of the table); the first one is the reference
 from=            # finished run whose embeddings are clustered, or which continues; SEED in it stands for the seed
@@ -64,13 +67,15 @@ device=cpu       # cpu or cuda
 parse_options "$@"
 
 case $table in
+  starts) base=dino defaults="dino csc simclr moco vicreg"
+    [ -z "$config" ] || fail "--config is not for the table starts, where every arm has its own" ;;
   csc) base=csc defaults="attention mean table no_separation no_contrast supervised" ;;
   dino) base=dino defaults="dino centred slow_teacher no_head_norm clean_teacher variance_covariance no_koleo no_me_max dino_csc" ;;
   positives) base=dino defaults="utterance cluster" ;;
   clusters) base=round defaults="silhouette stability threshold fixed_50 fixed_100 fixed_200" ;;
   noisy_labels) base=round
     defaults="none sub_centres top_k balanced posterior fixed_gate dynamic_gate correction dlg_lc" ;;
-  *) fail "--table is csc, dino, positives, clusters or noisy_labels, not '$table'" ;;
+  *) fail "--table is starts, csc, dino, positives, clusters or noisy_labels, not '$table'" ;;
 esac
 read -ra seeds_asked <<<"$seeds"
 read -ra arms_asked <<<"${arms:-$defaults}"
@@ -106,6 +111,7 @@ run_arm() {
   local change=$changes/$arm.yaml origin=${from//SEED/$seed}
   local configs=(--config "$config") labels=() clustering=()
   [ "$table" = clusters ] || configs+=(--config "$change")
+  [ "$table" != starts ] || configs=(--config "$change")
   case $table/$arm in
     csc/supervised) labels=(--labels "$data/train/speakers.tsv") ;;
     clusters/* | noisy_labels/* | positives/cluster) labels=(--labels "$folder/pseudo_labels.tsv") ;;

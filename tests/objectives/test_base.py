@@ -26,22 +26,22 @@ training: {steps: 6, batch_size: 4, learning_rate: 0.01, checkpoint_every: 2, lo
 
 
 def example() -> str:
-    """The module in the docstring of cslib/objectives/base.py: all that is indented after "as in SimCLR"."""
-    return textwrap.dedent(inspect.getdoc(base).partition("as in SimCLR:\n")[2])
+    """The module in the docstring of cslib/objectives/base.py: all that is indented after "the core of SimCLR"."""
+    return textwrap.dedent(inspect.getdoc(base).partition("the core of SimCLR:\n")[2])
 
 
 @pytest.fixture
 def added(tmp_path, monkeypatch):
-    """The example as an objective of the library, by the name simclr."""
-    path = tmp_path / "simclr.py"
+    """The example as an objective of the library, by the name instances."""
+    path = tmp_path / "instances.py"
     path.write_text(example())
-    specification = importlib.util.spec_from_file_location("simclr", path)
+    specification = importlib.util.spec_from_file_location("instances", path)
     module = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, "simclr", module)
+    monkeypatch.setitem(sys.modules, "instances", module)
     specification.loader.exec_module(module)
 
     def names(package):
-        return known_names(package) | ({"simclr": "simclr"} if package == "objectives" else {})
+        return known_names(package) | ({"instances": "instances"} if package == "objectives" else {})
 
     for user in (config, options):
         monkeypatch.setattr(user, "known_names", names)
@@ -57,7 +57,7 @@ def test_example_is_small_and_complete():
 
 def test_the_example_trains_from_a_config_and_resumes(added, tmp_path):
     data = make_set(tmp_path / "train", seconds=0.6)
-    data.with_name("config.yaml").write_text("objective: {name: simclr, seconds: 0.4}\n" + NETWORK)
+    data.with_name("config.yaml").write_text("objective: {name: instances, seconds: 0.4}\n" + NETWORK)
     whole = train(data, tmp_path / "whole")
     lines = log(whole)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -72,20 +72,20 @@ def test_the_example_trains_from_a_config_and_resumes(added, tmp_path):
 
 def test_the_example_learns(added, tmp_path):
     data = make_set(tmp_path / "train", seconds=0.6)
-    data.with_name("config.yaml").write_text("objective: {name: simclr, seconds: 0.4}\n" + NETWORK)
+    data.with_name("config.yaml").write_text("objective: {name: instances, seconds: 0.4}\n" + NETWORK)
     lines = log(train(data, tmp_path / "run", "--training.steps", "60"))
     first, last = (sum(line["loss"] for line in part) for part in (lines[:10], lines[-10:]))
     assert last < 0.9 * first
 
 
-@pytest.mark.parametrize("name", ["ccr", "csc", "dino", "dino_csc", "margin"])
+@pytest.mark.parametrize("name", ["ccr", "csc", "dino", "dino_csc", "margin", "moco", "simclr", "vicreg"])
 def test_every_objective_is_found_with_its_class(name):
     kind = objective_named(name)
     assert issubclass(kind, Objective) and kind.__module__ == f"cslib.objectives.{name}.objective"
     assert kind.forward is not Objective.forward and kind.embedding_network is not Objective.embedding_network
 
 
-@pytest.mark.parametrize("name", ["ccr", "csc", "dino", "dino_csc", "margin"])
+@pytest.mark.parametrize("name", ["ccr", "csc", "dino", "dino_csc", "margin", "moco", "simclr", "vicreg"])
 def test_every_option_of_an_objective_has_a_help_text(name):
     def without_help(kind):
         texts = {
@@ -98,9 +98,9 @@ def test_every_option_of_an_objective_has_a_help_text(name):
 
 
 def test_nothing_but_objectives_is_found():
-    assert sorted(known_names("objectives")) == ["ccr", "csc", "dino", "dino_csc", "margin"]
+    assert sorted(known_names("objectives")) == ["ccr", "csc", "dino", "dino_csc", "margin", "moco", "simclr", "vicreg"]
     for name in ("angular_margin", "base", "retrieval", "csc.loss", "loss", "head"):
-        with pytest.raises(UserError, match="cslib/objectives: ccr, csc, dino, dino_csc, margin"):
+        with pytest.raises(UserError, match="cslib/objectives: ccr, csc, dino, dino_csc, margin, moco, simclr, vicreg"):
             find("objectives", name)
 
 
@@ -108,7 +108,11 @@ def test_nothing_but_objectives_is_found():
 @pytest.mark.parametrize(
     "objective, network, sentence",
     [
-        ("angular", "resnet", "'angular' is not one of cslib/objectives: ccr, csc, dino, dino_csc, margin"),
+        (
+            "angular",
+            "resnet",
+            "'angular' is not one of cslib/objectives: ccr, csc, dino, dino_csc, margin, moco, simclr, vicreg",
+        ),
         ("angular_margin", "resnet", "'angular_margin' is not one of cslib/objectives: ccr, csc"),
         ("retrieval", "resnet", "'retrieval' is not one of cslib/objectives: ccr, csc"),
         ("dino", "pooling", "'pooling' is not one of cslib/models: "),

@@ -67,7 +67,7 @@ def test_dino_measures_retrieval_on_utterances_that_it_never_trains_on(task, mon
     task.labels = np.zeros(8, np.int64)
     settings = {"held_out": 2, "views": {"positives": "cluster"}}
     assert objective(task, **settings).retrieval is None, "one in twenty at the most is held out, and here that is none"
-    monkeypatch.setattr("cslib.objectives.dino.objective.MAX_HELD_OUT", 0.25)
+    monkeypatch.setattr("cslib.objectives.crops.MAX_HELD_OUT", 0.25)
     dino = objective(task, held_out=2, held_out_every=2, views={"positives": "cluster"})
     held_out = {f"u{row}" for row in dino.retrieval.rows}
     heard = {name for index in range(60) for name in dino.dataset[index]["ids"].split()}

@@ -57,8 +57,9 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
         (["--arms", " "], "--arms names at least one arm"),
         (["--arms", "attention guess"], "there is no config guess.yaml; the arms in "),
         (["--config", "guess.yaml"], "guess.yaml; the arms in "),
-        (["--table", "guess"], "--table is csc, dino, positives, clusters or noisy_labels, not 'guess'"),
+        (["--table", "guess"], "--table is starts, csc, dino, positives, clusters or noisy_labels, not 'guess'"),
         (["--from", "exp"], "--from is for the tables positives"),
+        (["--table", "starts", "--config", "a.yaml"], "--config is not for the table starts"),
         ([], "data/train: run 'bash egs/voxceleb/run.sh --stop-stage 2' first"),
     ],
 )
@@ -107,6 +108,20 @@ def test_arm_changes_what_it_says_and_nothing_else(arm: Path, utterances: Uttera
     labels = torch.arange(len(utterances)).numpy() // 2 if labelled else None
     task = Task(utterances, Banks(), AugmentConfig(), options.training.batch_size, 0, 10, options.network, labels)
     find("objectives", options.objective.name).build(options.objective, task)
+
+
+def test_starts_have_the_configs_of_their_methods_and_one_budget() -> None:
+    arms = [arm for arm in ARMS if arm.parent.name == "starts"]
+    assert {arm.stem for arm in arms} == {"csc", "dino", "moco", "simclr", "vicreg"}
+    budgets = set()
+    for arm in arms:
+        found = []
+        for path in (arm, CONF / f"{arm.stem}.yaml"):
+            words = ["--config", str(path), "--data", "d", "--exp", "e"]
+            found.append(parse(train.options_of_command(words), words))
+        assert vars_of(found[0]) == vars_of(found[1]) and found[0].objective.name == arm.stem
+        budgets.add((found[0].training.steps, found[0].training.batch_size))
+    assert len(budgets) == 1
 
 
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.parent.name == "clusters"], ids=called)

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cslib.objectives.base import gather
+from cslib.objectives.covariance import variance_and_covariance_losses
 
 SINKHORN_ROUNDS = 3  # as in SwAV and SDPN
 
@@ -127,9 +128,5 @@ def variance_covariance_loss(embeddings: Tensor) -> Tensor:
     dimensions in the head; here they act on the embedding itself. Needs B >= 2. B is the batch of one process: the
     smaller it is, the larger is the squared covariance of independent dimensions, about 1 / (B - 1) at variance 1.
     """
-    with torch.autocast(embeddings.device.type, enabled=False):
-        centred = embeddings - embeddings.mean(0)
-        covariance = centred.T @ centred / (len(centred) - 1)
-    variance = covariance.diagonal()
-    deviations = F.relu(1 - (variance + 1e-4).sqrt()).mean()
-    return 10 * deviations + (covariance.square().sum() - variance.square().sum()) / len(covariance)
+    variance, covariance = variance_and_covariance_losses(embeddings)
+    return 10 * variance + covariance

@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cslib.config import UserError, find, require
-from cslib.datasets.augmentation import augment, reverberate, to_float
-from cslib.datasets.views import ViewConfig, Views
-from cslib.models.base import Separative
-from cslib.objectives.base import Losses, Objective, Task, gather, num_processes
+from cslib.config import require
+from cslib.datasets.augmentation import to_float
+from cslib.datasets.views import ViewConfig
+from cslib.objectives.base import Losses, Task, gather, gather_with_gradient, num_processes
+from cslib.objectives.covariance import frobenius_loss, off_diagonal_loss
+from cslib.objectives.crops import SETTLED, CropObjective, augmented, embed_each
 from cslib.objectives.dino.head import Head
 from cslib.objectives.dino.loss import (
     distillation_loss,
@@ -40,11 +40,9 @@ from cslib.objectives.dino.loss import (
     sinkhorn_knopp_offsets,
     variance_covariance_loss,
 )
-from cslib.objectives.retrieval import Retrieval
 
 WINDOW = 4  # teacher crops per prototype over which live prototypes are counted; uniform use would reach 98 % of them
-MAX_HELD_OUT = 0.05  # of the utterances
-SETTLED = 0.2  # share of the training after which a loss of ln K is no longer the usual start
+DIMENSION_LOSSES = {"frobenius": frobenius_loss, "off_diagonal": off_diagonal_loss}
 
 
 @dataclass
@@ -66,6 +64,8 @@ class Config:
     koleo_weight: float = 0.0
     # me-max: uniform use of prototypes over the global batch; for a few thousand prototypes at most; SDPN: 1
     me_max_weight: float = 0.0
+    dimension_weight: float = 0.0  # dimension regularisation of the embeddings, over the global batch
+    dimension_loss: str = "frobenius"  # frobenius: raise the effective rank | off_diagonal: lower covariances
     held_out: int = 0  # utterances held out to monitor progress (`retrieval` in the log), at most one in 20; 0 = none
     held_out_every: int = 100  # steps between measurements of retrieval
     views: ViewConfig = field(default_factory=ViewConfig)  # crops
@@ -83,34 +83,26 @@ class Distilled(NamedTuple):
     targets: Tensor
 
 
-class Dino(Objective):
+class Dino(CropObjective):
     """Minimises the cross-entropy of teacher and student over all pairs of different crops.
 
     It keeps the teacher, the centre of its logits and how often each prototype wins. Whether it is well shows in
     teacher_entropy (0 nats or ln K: collapse), kl, live_prototypes, retrieval and `embedding_diagnostics`.
 
-    With several processes, Sinkhorn-Knopp and me-max act on the global batch; KoLeo and the variance-covariance loss
-    act on the share of each process. The same config on more GPUs therefore finds neighbours further apart and noisier
-    covariances; training.batch_size in proportion to the number of GPUs keeps both as they are.
+    With several processes, Sinkhorn-Knopp, me-max and the dimension regularisation act on the global batch; KoLeo and
+    the variance-covariance loss act on the share of each process. The same config on more GPUs therefore finds
+    neighbours further apart and noisier covariances; training.batch_size in proportion to the number of GPUs keeps both
+    as they are.
 
     Raises UserError for options that contradict each other, and for a network without one embedding per crop.
     """
 
-    retrieval: Retrieval | None
     centre: Tensor  # [K]
     wins: Tensor  # [K], decayed counts
 
     def __init__(self, config: Config, task: Task) -> None:
-        super().__init__()
         _check(config, task)
-        self.config, self.steps = config, task.steps
-        held_out = min(config.held_out, int(MAX_HELD_OUT * len(task.utterances)))
-        self.retrieval = Retrieval(task.utterances, held_out, task.seed) if held_out > 1 else None
-        held_out_rows = self.retrieval.rows if self.retrieval else None
-        self.dataset = Views(
-            task.utterances, task.banks, config.views, task.augment, task.seed, task.labels, held_out_rows
-        )
-        self.encoder = find("models", task.network.name).build(task.network)
+        super().__init__(config, task)
         size, batch_norm = self.encoder.embedding_size, config.head_norm == "batch"
         self.head = Head(size, config.hidden, config.bottleneck, config.prototypes, batch_norm)
         self.teacher_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
@@ -136,7 +128,7 @@ class Dino(Objective):
         clean = self.config.views.clean_teacher
         targets, entropy, diagnostics = self._teach(to_float(batch["global"]) if clean else crops[0])
         # Crops of each length pass through the encoder by themselves, so batch norms see them by themselves too.
-        embeddings = torch.cat([_embed_each(self.encoder, audio) for audio in crops], dim=1)  # [B, N, E]
+        embeddings = torch.cat([embed_each(self.encoder, audio) for audio in crops], dim=1)  # [B, N, E]
         points, prototypes = self.head(embeddings), self.student_prototypes()
         distillation = distillation_loss(points, prototypes, targets, self.config.student_temperature)
         total, parts = self._regularised(distillation, embeddings[:, : targets.shape[1]], points, prototypes)
@@ -153,8 +145,7 @@ class Dino(Objective):
         self.centre.lerp_(mean.mean(0), 1 - self.config.centre_momentum)
         self.wins *= math.exp(-len(winners) / (WINDOW * len(self.wins)))
         self.wins += torch.bincount(winners, minlength=len(self.wins))
-        if self.retrieval and (self.step + 1) % self.config.held_out_every == 0:
-            self.retrieval.measure(self.teacher_encoder)
+        super().after_step()
 
     def momentum(self) -> float:
         """m(t) of the teacher: a half cosine from its first to its last value over the whole training."""
@@ -195,20 +186,17 @@ class Dino(Objective):
     @torch.no_grad()
     def _teach(self, audio: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Global crops [B, M, T] -> the teacher's distributions [B, M, K], their mean entropy (nats), diagnostics."""
-        embeddings = _embed_each(self.teacher_encoder, audio)
+        embeddings = embed_each(self.teacher_encoder, audio)
         logits = prototype_cosines(self.teacher_head(embeddings), self.teacher_head.prototypes())
         centred = (logits - self._offsets(logits)) / self.teacher_temperature()
         targets = centred.softmax(-1)
         self._last = logits.flatten(0, 1).mean(0, keepdim=True), targets.argmax(-1).flatten()
         entropy = (centred.logsumexp(-1) - (targets * centred).sum(-1)).mean()
-        diagnostics = embedding_diagnostics(embeddings.float())
-        diagnostics |= {
+        diagnostics = self.progress(embeddings) | {
             "live_prototypes": (self.wins > math.exp(-1)).float().mean(),  # won once within the window
             "centre_norm": self.centre.norm(),
             "teacher_momentum": torch.tensor(self.momentum()),
         }
-        if self.retrieval:
-            diagnostics["retrieval"] = self.retrieval.share.clone()
         return targets, entropy, diagnostics
 
     def _offsets(self, logits: Tensor) -> Tensor:
@@ -226,6 +214,7 @@ class Dino(Objective):
         for name, weight, loss in (
             ("variance_covariance", self.config.variance_covariance_weight, variance_covariance_loss),
             ("koleo", self.config.koleo_weight, koleo_loss),
+            ("dimension", self.config.dimension_weight, self._dimension_loss),
         ):
             if weight:
                 value = torch.stack([loss(crops.float()) for crops in embeddings.unbind(1)]).mean()
@@ -235,61 +224,27 @@ class Dino(Objective):
             total, parts["me_max"] = total + self.config.me_max_weight * value, value.detach()
         return total, parts
 
-
-@torch.no_grad()
-def augmented(batch: dict[str, Tensor], kind: str) -> Tensor:
-    """The "global" or "local" crops as the networks hear them, float [B, n, T]: with channel, RIR and noise."""
-    speech = reverberate(to_float(batch[kind]), batch[f"{kind}_channel"])
-    return augment(speech, batch, f"{kind}_")
-
-
-def _embed_each(encoder: nn.Module, audio: Tensor) -> Tensor:
-    """[B, n, T] -> [B, n, E]"""
-    return encoder(audio.flatten(0, 1)).unflatten(0, audio.shape[:2])
-
-
-@torch.no_grad()
-def embedding_diagnostics(embeddings: Tensor) -> dict[str, Tensor]:
-    """Diagnostics of the teacher's embeddings [B, M, E] of global crops, from this process's batch.
-
-    embedding_std   standard deviation of embeddings scaled to length 1, times sqrt(E): 1 = isotropic, 0 = collapsed
-    effective_rank  (sum of the covariance's eigenvalues)^2 / sum of their squares; at most B - 1 and E
-    agreement       share of first crops whose nearest second crop is of the same item: label-free progress
-    """
-    first, second = F.normalize(embeddings, dim=-1)[:, :2].unbind(1)
-    centred = embeddings[:, 0] - embeddings[:, 0].mean(0)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        products = centred @ centred.T  # has the eigenvalues of the covariance, up to a factor
-        nearest = (first @ second.T).argmax(1)
-    return {
-        "embedding_std": first.std(0, correction=0).mean() * first.shape[-1] ** 0.5,
-        "effective_rank": products.trace().square() / products.square().sum().clamp(min=1e-20),
-        "agreement": (nearest == torch.arange(len(first), device=first.device)).float().mean(),
-    }
+    def _dimension_loss(self, embeddings: Tensor) -> Tensor:
+        return DIMENSION_LOSSES[self.config.dimension_loss](gather_with_gradient(embeddings))
 
 
 def _check(config: Config, task: Task) -> None:
     """Raises UserError where a value, or a combination of values, makes no sense."""
-    name = task.network.name
-    if isinstance(task.network, Separative):
-        raise UserError(
-            f"network.name is {name}, which separates mixtures; dino needs a network with one embedding per crop: give "
-            "resnet, res2net or ecapa"
-        )
-    if (config.views.positives == "utterance") != (task.labels is None):
-        remedy = "give the file of labels with --labels" if task.labels is None else "leave --labels out"
-        raise UserError(f"objective.views.positives is {config.views.positives!r}: {remedy}")
-    for name, allowed in (("head_norm", ("none", "batch")), ("targets", ("centred", "sinkhorn"))):
+    choices = {
+        "head_norm": ("none", "batch"),
+        "targets": ("centred", "sinkhorn"),
+        "dimension_loss": tuple(DIMENSION_LOSSES),
+    }
+    for name, allowed in choices.items():
         require(getattr(config, name) in allowed, f"objective.{name}", getattr(config, name), " or ".join(allowed))
     for name, least in (
-        ("held_out", 0),
-        ("held_out_every", 1),
         ("prototypes", 2),
         ("hidden", 1),
         ("bottleneck", 1),
         ("variance_covariance_weight", 0),
         ("koleo_weight", 0),
         ("me_max_weight", 0),
+        ("dimension_weight", 0),
     ):
         value = getattr(config, name)
         require(least <= value < math.inf, f"objective.{name}", value, f"at least {least}")
@@ -302,11 +257,13 @@ def _check(config: Config, task: Task) -> None:
 
 
 def _check_share(config: Config, task: Task) -> None:
-    """KoLeo and the variance-covariance loss compare the items of one process."""
+    """KoLeo and the variance-covariance loss compare the items of one process, dimension regularisation all items."""
     for name in ("koleo_weight", "variance_covariance_weight"):
         good = not getattr(config, name) or task.batch_size >= 2 * num_processes()
         wanted = f"at least {2 * num_processes()}, two per process: objective.{name} compares the items of one process"
         require(good, "training.batch_size", task.batch_size, wanted)
+    good = not config.dimension_weight or task.batch_size >= 2
+    require(good, "training.batch_size", task.batch_size, "at least 2 with objective.dimension_weight")
 
 
 def _values(config: Config, name: str) -> tuple[float, ...]:

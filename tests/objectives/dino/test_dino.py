@@ -18,8 +18,10 @@ from cslib.datasets.augmentation import AugmentConfig
 from cslib.datasets.views import ViewConfig
 from cslib.models import galr, resnet
 from cslib.objectives.base import Task
+from cslib.objectives.covariance import frobenius_loss, off_diagonal_loss
+from cslib.objectives.crops import augmented, embedding_diagnostics
 from cslib.objectives.dino.loss import distillation_loss, koleo_loss, prototype_cosines, variance_covariance_loss
-from cslib.objectives.dino.objective import WINDOW, Config, augmented, build, embedding_diagnostics
+from cslib.objectives.dino.objective import WINDOW, Config, build
 from cslib.training.loop import Trainer
 from local import train as script
 from tests.tiny_run import ROOT, encoder, log, make_set, same_training, train, train_on_two_processes, words
@@ -327,6 +329,17 @@ def test_regularisers_are_added_by_their_weight_and_logged(task):
     assert set(one.parts) == {"distillation"}
 
 
+@pytest.mark.parametrize("name, loss", [("frobenius", frobenius_loss), ("off_diagonal", off_diagonal_loss)])
+def test_dimension_regularisation_is_the_mean_over_the_students_global_crops(task, name, loss):
+    plain, regular = objective(task), objective(task, dimension_weight=0.5, dimension_loss=name)
+    batch, twin = batch_of(plain), copy.deepcopy(regular)
+    embeddings = twin.encoder(augmented(batch, "global").flatten(0, 1)).unflatten(0, (8, 2))
+    one, other = plain(batch), regular(batch)
+    torch.testing.assert_close(other.parts["dimension"], sum(map(loss, embeddings.unbind(1))).detach() / 2)
+    torch.testing.assert_close(other.total, one.total + 0.5 * other.parts["dimension"])
+    assert steps(regular, 12, batch=batch)[-1].parts["dimension"] < other.parts["dimension"]
+
+
 def test_prototypes_softmax_and_loss_are_float32_under_autocast(task):
     dino = objective(task)
     batch, twin = batch_of(dino), copy.deepcopy(dino)
@@ -346,6 +359,8 @@ def test_prototypes_softmax_and_loss_are_float32_under_autocast(task):
         ({"student_temperature": 0.0}, "objective.student_temperature is 0.0; it must be more than 0"),
         ({"teacher_momentum": (0.9, 1.1)}, "objective.teacher_momentum is .*; it must be between 0 and 1"),
         ({"koleo_weight": -1.0}, "objective.koleo_weight is -1.0; it must be at least 0"),
+        ({"dimension_weight": -1.0}, "objective.dimension_weight is -1.0; it must be at least 0"),
+        ({"dimension_loss": "rank"}, "objective.dimension_loss is rank; it must be frobenius or off_diagonal"),
         ({"views": {"positives": "cluster"}}, "--labels"),
     ],
 )
@@ -371,7 +386,7 @@ def test_labels_and_networks_that_do_not_fit_are_refused(task):
         objective(task)
     task.labels, task.network = None, galr.Config()
     task.network.name = "galr"
-    with pytest.raises(UserError, match="dino needs a network with one embedding per crop"):
+    with pytest.raises(UserError, match="the objective needs a network with one embedding per crop"):
         objective(task)
 
 
@@ -446,7 +461,10 @@ def test_two_processes_compute_what_one_computes(data, tmp_path, monkeypatch):
         "--objective.teacher_momentum",
         "[0.5, 0.9]",
     ]
-    kinds = {"centred": [], "sinkhorn": ["--objective.me_max_weight", "1", "--objective.head_norm", "batch"]}
+    kinds = {
+        "centred": ["--objective.dimension_weight", "0.5"],
+        "sinkhorn": ["--objective.me_max_weight", "1", "--objective.head_norm", "batch"],
+    }
     runs = {kind: [*options, *more, "--objective.targets", kind] for kind, more in kinds.items()}
     train_on_two_processes(
         tmp_path / "two.py",
@@ -505,7 +523,7 @@ def test_student_and_teacher_are_compiled(data, tmp_path, monkeypatch):
     assert next(student.parameters()).requires_grad and not next(teacher.parameters()).requires_grad
 
 
-@pytest.mark.parametrize("name", ["dino", "dino_strong", "sdpn", "mini/dino"])
+@pytest.mark.parametrize("name", ["dino", "dino_strong", "sdpn", "sdpn_dr", "mini/dino", "mini/sdpn", "mini/sdpn_dr"])
 def test_shipped_configs_parse(monkeypatch, name):
     arguments = ["--config", str(ROOT / f"egs/voxceleb/conf/{name}.yaml"), "--data", "data", "--exp", "exp"]
     options = parse(script.options_of_command(arguments), arguments)

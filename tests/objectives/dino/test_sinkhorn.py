@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cslib.datasets.augmentation import to_float
+from cslib.objectives.crops import augmented
 from cslib.objectives.dino.loss import me_max_loss, prototype_cosines, sinkhorn_knopp_offsets
-from cslib.objectives.dino.objective import augmented
 from cslib.training.loop import Trainer
 from tests.objectives.dino import test_dino as plain
 from tests.objectives.dino.test_dino import batch_of, objective, steps

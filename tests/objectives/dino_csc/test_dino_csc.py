@@ -13,8 +13,8 @@ from cslib.config import UserError, parse
 from cslib.datasets.augmentation import to_float
 from cslib.datasets.views import ViewConfig
 from cslib.models import ecapa, res2net
+from cslib.objectives.crops import augmented
 from cslib.objectives.dino.loss import prototype_cosines
-from cslib.objectives.dino.objective import augmented
 from cslib.objectives.dino_csc.loss import loss_by_speaker, pairwise_cross_entropy
 from cslib.objectives.dino_csc.objective import Config, build, mixed_with_neighbours
 from cslib.training.loop import Trainer

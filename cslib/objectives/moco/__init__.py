@@ -1,0 +1,1 @@
+"""Contrastive learning with a queue of earlier keys and a momentum encoder."""

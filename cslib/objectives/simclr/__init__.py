@@ -1,0 +1,1 @@
+"""Contrastive learning with the negatives of the batch."""

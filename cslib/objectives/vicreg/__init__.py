@@ -1,0 +1,1 @@
+"""Pairs of crops without negatives: variance, invariance and covariance."""
