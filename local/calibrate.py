@@ -96,15 +96,16 @@ def main(options: Options) -> None:
         warn(f"fewer than {FEW} distinct pairs of a kind give only a rough threshold; give more recordings")
 
 
-def measure(options: Options) -> dict[str, Any]:
-    """What a sample of the recordings is like."""
+def measure(options: Options) -> dict[str, Any] | None:
+    """What a sample of the recordings is like; None, with a warning, if none of them has speech."""
     assert options.data
     utterances, device = Utterances.open(options.data), device_named(options.device)
     count = min(options.measured, len(utterances))
     rows = np.sort(np.random.default_rng(options.seed).choice(len(utterances), count, replace=False))
     found = signs_of_set(load_speaker_encoder(options.checkpoint, device), utterances, rows, device)
     if not found:
-        raise UserError(f"{options.data}: none of {count:,} recordings has a second of speech; give other recordings")
+        warn(f"{options.data}: none of {count:,} recordings has a second of speech, so that nothing could be measured")
+        return None
     return distributions(found)
 
 

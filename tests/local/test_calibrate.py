@@ -136,6 +136,13 @@ def test_what_the_recordings_are_like_is_measured_when_they_are_given(folder, ca
         run(folder, "--data", data, "--measured", "5")
 
 
+def test_recordings_without_speech_do_not_stop_a_recipe(folder, capsys):
+    data = make_set(folder / "data", count=3, seconds=0.6)
+    path = run(folder, "--data", data)
+    assert read_calibration(path, digest(folder / "exp/checkpoints/final.pt")).signs is None
+    assert "none of 3 recordings has a second of speech" in capsys.readouterr().err
+
+
 def test_a_bound_below_the_threshold_is_not_printed(folder, capsys):
     embeddings, _ = clustered(spread=0.02)
     with EmbeddingWriter(folder / "exp/embeddings/train") as writer:
