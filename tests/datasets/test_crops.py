@@ -101,3 +101,40 @@ def test_items_have_the_documented_shapes_and_types(utterances):
         "label": (np.int64, ()),
         "row": (np.int64, ()),
     }
+
+
+@pytest.fixture
+def tones(tmp_path):
+    """Utterance i is a tone of 500 (i + 1) Hz."""
+    entries, seconds = [], np.arange(20000) / 16000
+    for index in range(8):
+        tone = np.round(8000 * np.sin(2 * np.pi * 500 * (index + 1) * seconds)).astype(np.int16)
+        soundfile.write(tmp_path / f"u{index}.wav", tone, 16000)
+        entries.append(Entry(f"u{index}", tmp_path / f"u{index}.wav", len(tone)))
+    write_set(tmp_path / "set", entries)
+    return Utterances.open(tmp_path / "set")
+
+
+def test_a_speed_moves_the_pitch_and_makes_a_class_of_its_own(tones):
+    speeds = [1.0, 0.8, 1.25]
+    dataset = crops(tones, speeds=speeds)
+    assert dataset.classes == 9
+    seen = set()
+    for index in range(60):
+        item = dataset[index]
+        number, label = divmod(int(item["label"]), 3)
+        assert label == LABELS[item["row"]] and item["speech"].shape == (8000,)
+        loudest = np.abs(np.fft.rfft(item["speech"] * np.hanning(8000))).argmax() * 2  # Hz
+        assert abs(loudest - 500 * (item["row"] + 1) * speeds[number]) <= 2
+        seen.add(number)
+    assert seen == {0, 1, 2}
+
+
+def test_a_short_utterance_is_repeated_before_it_is_played_faster(utterances):
+    assert (random_crop(utterances, 6, 8000, np.random.default_rng(0), speed=1.25) == 7000).all()
+
+
+@pytest.mark.parametrize("speeds", [[], [1.0, 0.0], [1.0, 3.0]])
+def test_impossible_speeds_are_refused(speeds):
+    with pytest.raises(UserError, match="speeds"):
+        CropConfig(speeds=speeds)

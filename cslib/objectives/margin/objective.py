@@ -57,13 +57,12 @@ class Margin(Objective):
         require(config.sub_centres >= 1, "objective.sub_centres", config.sub_centres, "at least 1")
         self.config, self.steps = config, task.steps
         self.dataset = LabelledCrops(task.utterances, task.labels, task.banks, config.crops, task.augment, task.seed)
-        classes = int(self.dataset.labels.max()) + 1
-        if classes < 2:
+        if self.dataset.labels.max() < 1:
             raise UserError("--labels: all utterances have the same label; classification needs two or more")
         self.encoder = find("models", task.network.name).build(task.network)
         if config.freeze_encoder and not isinstance(self.encoder, FineTunable):
             raise UserError(f"objective.freeze_encoder: network {task.network.name} names no embedding layers; give 0")
-        self.centres = nn.Parameter(torch.empty(classes, config.sub_centres, self.encoder.embedding_size))
+        self.centres = nn.Parameter(torch.empty(self.dataset.classes, config.sub_centres, self.encoder.embedding_size))
         nn.init.xavier_normal_(self.centres.view(-1, self.encoder.embedding_size))
         self.gate = LabelGate(config, task, len(self.dataset.rows))
 
