@@ -1,4 +1,4 @@
-"""The device that --device names, and deterministic arithmetic on it."""
+"""The device that --device names, its precision, and deterministic arithmetic on it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ def device_named(name: str) -> torch.device:
             f"--device {name}: there is no such device here; omit the option to use what there is"
         ) from None
     return device
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices by itself, so that training in it is faster than in float32.
+
+    True of GPUs from the Ampere generation on, and of CPUs with AMX or AVX512_BF16 (Intel from Sapphire Rapids on, AMD
+    from Zen 4 on). A training step of a ResNet on one core of such a CPU took about half of the time in bfloat16.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 @contextmanager

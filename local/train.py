@@ -29,7 +29,8 @@ def main(options: Any) -> None:
         parameters = sum(p.numel() for p in objective.parameters()) / 1e6
         print(
             f"{identity['inputs']['count']:,} utterances, {parameters:.2f} M parameters, "
-            f"{options.training.steps:,} steps of {options.training.batch_size} on {processes.device}"
+            f"{options.training.steps:,} steps of {options.training.batch_size} on {processes.device} "
+            f"in {'bfloat16' if trainer.bf16 else 'float32'}"
         )
     trainer.run()
     distributed.stop()

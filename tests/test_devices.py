@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cslib.config import UserError
-from cslib.devices import deterministic_algorithms, device_named
+from cslib.devices import computes_in_bf16, deterministic_algorithms, device_named
 
 
 def settings():
@@ -43,3 +43,17 @@ def test_workspace_that_the_user_chose_stays(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     with deterministic_algorithms():
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.parametrize(
+    "capabilities, has_it",
+    [
+        ({"amx_bf16": True}, True),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx2": True}, False),
+        ({}, False),
+    ],
+)
+def test_bf16_is_for_processors_that_have_it(monkeypatch, capabilities, wanted):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert computes_in_bf16(torch.device("cpu")) is wanted

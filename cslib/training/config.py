@@ -21,7 +21,8 @@ class TrainingConfig:
     weight_decay: float = 1e-6  # applied to matrices only, not to biases, norms and scalars
     beta2: float = 0.999  # decay of Adam's second moment; sgd ignores it. Momentum is 0.9 for every optimiser
     clip_norm: float = 5.0  # maximum norm of the whole gradient; 0 = no clipping
-    precision: str = "fp32"  # fp32 | bf16: arithmetic of the networks; losses are computed in fp32
+    # arithmetic of the networks; losses are computed in fp32. fp32 | bf16 | auto: bf16 where the processor has it
+    precision: str = "fp32"
     compile: bool = False  # compile the networks with torch.compile; pays off in long runs on a GPU
     deterministic: bool = False  # only deterministic algorithms: repeatable bit for bit on CUDA too, but slower
     ema: float = 0.0  # decay per step of the moving average of the weights that becomes final.pt; 0 = no average
@@ -33,7 +34,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         self._require(self.optimiser in OPTIMISERS, "optimiser", f"one of {', '.join(OPTIMISERS)}")
-        self._require(self.precision in ("fp32", "bf16"), "precision", "fp32 or bf16")
+        self._require(self.precision in ("fp32", "bf16", "auto"), "precision", "fp32, bf16 or auto")
         for name in ("steps", "batch_size", "average_last", "checkpoint_every", "log_every"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("warmup_steps", "keep_every", "workers"):

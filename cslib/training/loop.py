@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cslib import checkpoints
 from cslib.config import UserError
-from cslib.devices import deterministic_algorithms
+from cslib.devices import computes_in_bf16, deterministic_algorithms
 from cslib.files import warn
 from cslib.objectives.base import Losses, Objective
 from cslib.training.batches import batches
@@ -59,6 +59,7 @@ class Trainer:
             self.module = nn.parallel.DistributedDataParallel(
                 objective, broadcast_buffers=False, find_unused_parameters=True
             )
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16(processes.device))
         self.optimiser = make_optimiser(objective, config)
         self.ema: AveragedModel | None = None
         if config.ema:
@@ -113,7 +114,7 @@ class Trainer:
             name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for name, value in batch.items()
         }
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             losses = self.module(batch)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()

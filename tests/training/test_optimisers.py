@@ -44,3 +44,10 @@ def test_bf16_stays_finite_and_near_fp32(data, whole, tmp_path):
     found = losses(train(data, tmp_path / "run", "--training.precision", "bf16", "--training.steps", "3"))
     assert all(map(math.isfinite, found)) and found[0] != losses(whole)[0]
     assert found[0] == pytest.approx(losses(whole)[0], rel=0.05)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_auto_precision_is_bf16_where_the_processor_has_it(data, whole, tmp_path, monkeypatch, has_it):
+    monkeypatch.setattr("cslib.training.loop.computes_in_bf16", lambda device: has_it)
+    found = losses(train(data, tmp_path / "run", "--training.precision", "auto", "--training.steps", "3"))
+    assert (found[0] == losses(whole)[0]) is not has_it

@@ -9,7 +9,7 @@ from tests.tiny_run import train
 @pytest.mark.parametrize(
     "option, value, words",
     [
-        ("precision", "fp16", "must be fp32 or bf16"),
+        ("precision", "fp16", "must be fp32, bf16 or auto"),
         ("optimiser", "adma", "must be one of adam, adam_amsgrad, adamw, sgd"),
         ("steps", "0", "must be at least 1"),
         ("checkpoint_every", "0", "must be at least 1"),
