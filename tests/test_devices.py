@@ -46,7 +46,7 @@ def test_workspace_that_the_user_chose_stays(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "capabilities, has_it",
+    "capabilities, wanted",
     [
         ({"amx_bf16": True}, True),
         ({"avx512_bf16": True, "amx_bf16": False}, True),
