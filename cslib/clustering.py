@@ -15,8 +15,9 @@ Shapes: n utterances, E embedding size, m cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import faiss
@@ -28,11 +29,13 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
 from cslib.config import UserError, require, to_dict
-from cslib.density_clustering import density_clusters
+from cslib.density_clustering import density_clusters, neighbour_graph
+from cslib.files import warn
 
 BLOCK = 1024  # vectors compared with all centroids at a time
 WAYS = ("silhouette", "stability", "threshold", "density")  # values of ClusterConfig.choose
 MAX_CENTROIDS = 50_000
+FURTHER_SIZE = 1.6  # the same of further candidates for the fewest utterances of a cluster
 FURTHER = 1.15  # ratio of each further candidate to the one before, where the last candidate is the best
 
 
@@ -42,7 +45,8 @@ class ClusterConfig:
     # silhouette, stability or threshold: number of clusters of a partition of all utterances; density: HDBSCAN, whose
     # number of clusters follows from the data, and which rejects utterances that resemble no others
     choose: str = "silhouette"
-    density_size: int = 5  # for choose=density: fewest utterances of a cluster
+    # for choose=density: candidates for the fewest utterances of a cluster; the one of the best quality is taken
+    density_sizes: list[int] = field(default_factory=lambda: [3, 5, 8])
     neighbours: int = 64  # for choose=density: nearest utterances that each one is compared with
     threshold: float = 0.5  # for choose=threshold: merge while the mean cosine of two clusters is above it
     centroids: int = 0  # of the k-means step; 0: a quarter of the utterances, at most 50,000
@@ -65,6 +69,8 @@ class Clustering:
     clusters  number of clusters, without those rejected
     rejected  number of utterances with label -1
     chosen    number of clusters before rejection
+    quality   mean silhouette of all utterances, 0 for those rejected: higher for many utterances in distinct clusters.
+              Comparable between embeddings
     table     one row per candidate number of clusters, with its criteria
     """
 
@@ -72,6 +78,7 @@ class Clustering:
     clusters: int
     rejected: int
     chosen: int
+    quality: float
     table: list[dict[str, float]]
 
 
@@ -119,31 +126,71 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig) -> Clustering:
             f"all {chosen:,} clusters have fewer than {config.min_size} accepted utterances; lower min_size or "
             "min_posterior"
         )
-    return Clustering(labels, int(labels.max()) + 1, int(np.count_nonzero(labels < 0)), chosen, table)
+    rejected = int(np.count_nonzero(labels < 0))
+    return Clustering(labels, int(labels.max()) + 1, rejected, chosen, quality(vectors, labels, config), table)
+
+
+def cluster_best(embeddings: Mapping[str, np.ndarray], config: ClusterConfig) -> tuple[str, dict[str, Clustering]]:
+    """Cluster the embeddings of several systems and of pairs of them, and choose without labels.
+
+    embeddings  name of a system -> float32 [n, E] of the same utterances
+    Returns the name of the clustering of the best quality, and all clusterings. "a + b" are the vectors of a and b, of
+    unit length and end to end: the cosine of these is the mean of both cosines.
+    Raises UserError as `cluster` does, if that fails for every system.
+    """
+    vectors = {name: normalise(values) for name, values in embeddings.items()}
+    for one, other in combinations(embeddings, 2):
+        vectors[f"{one} + {other}"] = np.concatenate([vectors[one], vectors[other]], axis=1)
+    results, failures = {}, []
+    for name, values in vectors.items():
+        try:
+            results[name] = cluster(values, config)
+        except UserError as error:
+            failures.append(error)
+    if not results:
+        raise failures[0]
+    return max(results, key=lambda name: results[name].quality), results
 
 
 def by_density(vectors: np.ndarray, config: ClusterConfig) -> tuple[np.ndarray, int, list[dict[str, float]]]:
-    """Labels int64 [n] of HDBSCAN, -1 for utterances in no cluster, their number, and a table of one row.
+    """Labels int64 [n] of HDBSCAN, -1 for utterances in no cluster, the number of clusters, the table of candidates.
 
     Raises UserError when no utterance is in a cluster.
     """
     require(config.clusters == 0, "clusters", config.clusters, "0 with choose=density, which finds it")
-    require(config.density_size >= 2, "density_size", config.density_size, "at least 2")
+    require(min(config.density_sizes, default=0) >= 2, "density_sizes", config.density_sizes, "numbers of at least 2")
     require(config.neighbours >= 2, "neighbours", config.neighbours, "at least 2")
-    labels = density_clusters(vectors, config.density_size, config.neighbours)
-    if labels.max() < 0:
+    graph = neighbour_graph(vectors, config.neighbours)
+    labels, table, sizes = {}, [], sorted(config.density_sizes)
+    while sizes:
+        size = sizes.pop(0)
+        labels[size] = density_clusters(graph, size)
+        table.append({"fewest": size} | statistics(vectors, labels[size], config))
+        best = max(table, key=lambda row: row["quality"])
+        if not sizes and best is table[-1] and best["clusters"] > 1 and size < len(vectors) // 2:
+            sizes = [round(FURTHER_SIZE * size)]  # the best may lie beyond the last candidate
+    if best["clusters"] == 0:
         raise UserError(
-            f"no group of {config.density_size} utterances is denser than its surroundings; there may be one recording "
-            "per speaker, and then there is nothing to cluster; otherwise lower density_size, or use choose=silhouette"
+            f"no group of {min(labels)} utterances is denser than its surroundings; there may be one recording per "
+            "speaker, and then there is nothing to cluster; otherwise use choose=silhouette"
         )
-    clusters, clustered = int(labels.max()) + 1, labels >= 0
-    return labels, clusters, [{"clusters": clusters} | statistics(vectors[clustered], labels[clustered], config)]
+    return labels[int(best["fewest"])], int(best["clusters"]), table
 
 
 def by_linkage(vectors: np.ndarray, config: ClusterConfig) -> tuple[np.ndarray, int, list[dict[str, float]]]:
-    """Labels int64 [n] of a partition, the chosen number of clusters, and the table of candidates."""
+    """Labels int64 [n] of a partition, the chosen number of clusters, and the table of candidates.
+
+    When the silhouette is best for the smallest candidate, the embeddings separate something coarser than speakers, and
+    `by_density` forms the labels.
+    """
     tree = grow(vectors, config)
     chosen, table = choose_clusters(vectors, tree, config)
+    if config.choose == "silhouette" and chosen == table[0]["clusters"] and not (config.clusters or config.candidates):
+        warn(
+            f"the silhouette is best for {chosen:,} clusters, the smallest candidate: what it separates is coarser "
+            "than speakers; clusters are formed by density instead"
+        )
+        return by_density(vectors, config)
     return partition(vectors, tree, chosen, config), chosen, table
 
 
@@ -335,17 +382,33 @@ def describe(vectors: np.ndarray, tree: Tree, clusters: int, config: ClusterConf
     """One row of the table: statistics of a cut of the tree, without labels."""
     last = tree.similarities[tree.size - clusters - 1] if clusters < tree.size else 1.0
     labels = partition(vectors, tree, clusters, config)
-    return {"clusters": clusters, "similarity": float(last)} | statistics(vectors, labels, config)
-
-
-def statistics(vectors: np.ndarray, labels: np.ndarray, config: ClusterConfig) -> dict[str, float]:
-    """Sizes and silhouette of the clusters `labels` [n], from 0 without gaps, of unit vectors [n, E]."""
     sizes = np.bincount(labels)
     return {
+        "clusters": clusters,
+        "similarity": float(last),
         "median_size": float(np.median(sizes)),
         "singletons": int(np.count_nonzero(sizes == 1)),
         "silhouette": silhouette(vectors, labels, config.sample, config.seed),
     }
+
+
+def statistics(vectors: np.ndarray, labels: np.ndarray, config: ClusterConfig) -> dict[str, float]:
+    """Sizes and quality of the clusters `labels` [n], from 0 without gaps, -1 for none, of unit vectors [n, E]."""
+    sizes = np.bincount(labels[labels >= 0])
+    return {
+        "clusters": len(sizes),
+        "median_size": float(np.median(sizes)) if len(sizes) else 0.0,
+        "rejected": int(np.count_nonzero(labels < 0)),
+        "quality": quality(vectors, labels, config),
+    }
+
+
+def quality(vectors: np.ndarray, labels: np.ndarray, config: ClusterConfig) -> float:
+    """Mean silhouette of unit vectors [n, E], 0 for those of label -1; see `Clustering`."""
+    clustered = labels >= 0
+    if not clustered.any():
+        return 0.0
+    return float(clustered.mean() * silhouette(vectors[clustered], labels[clustered], config.sample, config.seed))
 
 
 def silhouette(vectors: np.ndarray, labels: np.ndarray, sample: int, seed: int = 0) -> float:
@@ -432,6 +495,7 @@ def summary(result: Clustering, config: ClusterConfig) -> dict[str, Any]:
         "clusters": result.clusters,
         "chosen": result.chosen,
         "rejected": result.rejected,
+        "quality": result.quality,
         "table": result.table,
         "config": to_dict(config),
     }

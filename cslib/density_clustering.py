@@ -24,20 +24,23 @@ LARGEST = 2.0  # cosine distance of opposite vectors
 SMALLEST = 1e-6  # a distance of 0 would be no entry of a sparse matrix
 
 
-def density_clusters(vectors: np.ndarray, min_size: int, neighbours: int) -> np.ndarray:
+def density_clusters(graph: csr_matrix, min_size: int) -> np.ndarray:
     """Labels int64 [n] without gaps, -1 for an utterance in no dense region.
 
-    vectors     float32 [n, E] of unit length
-    min_size    smallest number of utterances of a cluster, at least 2
-    neighbours  k, at most n - 1 are used
+    graph     see `neighbour_graph`
+    min_size  smallest number of utterances of a cluster, at least 2
     """
-    graph = neighbour_graph(vectors, min(neighbours, len(vectors) - 1))
-    model = HDBSCAN(min_cluster_size=min_size, min_samples=MIN_SAMPLES, metric="precomputed", copy=False)
+    model = HDBSCAN(min_cluster_size=min_size, min_samples=MIN_SAMPLES, metric="precomputed", copy=True)
     return model.fit_predict(graph).astype(np.int64)
 
 
 def neighbour_graph(vectors: np.ndarray, neighbours: int) -> csr_matrix:
-    """Symmetric cosine distances, sparse [n, n], of each utterance and its nearest neighbours; one component."""
+    """Symmetric cosine distances, sparse float64 [n, n], of each utterance and its nearest neighbours; one component.
+
+    vectors     float32 [n, E] of unit length
+    neighbours  k, at most n - 1 are used
+    """
+    neighbours = min(neighbours, len(vectors) - 1)
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     similarities, columns = index.search(vectors, neighbours + 1)  # the first one is the utterance itself

@@ -16,16 +16,18 @@ from cslib.clustering import (
     candidates,
     choose_by_silhouette,
     cluster,
+    cluster_best,
     compare,
     group_sums,
     grow,
     normalise,
     partition,
     posteriors,
+    quality,
     silhouette,
 )
 from cslib.config import UserError
-from cslib.density_clustering import density_clusters
+from cslib.density_clustering import density_clusters, neighbour_graph
 
 
 def random_vectors(count, size=16, seed=0):
@@ -219,15 +221,47 @@ def test_density_on_a_graph_of_neighbours_is_hdbscan_on_all_distances():
     vectors = normalise(values)
     distances = np.clip(1 - vectors.astype(np.float64) @ vectors.T.astype(np.float64), 0, 2)
     whole = HDBSCAN(min_cluster_size=5, min_samples=2, metric="precomputed", copy=False).fit_predict(distances)
-    assert adjusted_rand_score(whole, density_clusters(vectors, 5, neighbours=40)) == 1
+    assert adjusted_rand_score(whole, density_clusters(neighbour_graph(vectors, 40), 5)) == 1
 
 
 def test_density_joins_a_graph_that_falls_apart():
     vectors = normalise(np.repeat(np.eye(4, 8), 6, axis=0) + 0.01 * np.random.default_rng(0).standard_normal((24, 8)))
-    labels = density_clusters(vectors, 3, neighbours=3)
+    labels = density_clusters(neighbour_graph(vectors, 3), 3)
     assert adjusted_rand_score(np.repeat(np.arange(4), 6), labels) == 1
 
 
 def test_density_says_so_when_there_is_nothing_to_cluster():
     with pytest.raises(UserError, match="one recording per speaker"):
         cluster(np.eye(40, 64, dtype=np.float32), ClusterConfig(choose="density"))
+
+
+def test_quality_is_the_mean_silhouette_with_zeros_for_rejected_utterances():
+    values, speaker = speakers(noise=0.8)
+    vectors, labels = normalise(values), speaker.copy()
+    labels[::3] = -1
+    kept = labels >= 0
+    wanted = silhouette_score(vectors[kept], labels[kept], metric="cosine") * kept.mean()
+    assert quality(vectors, labels, ClusterConfig()) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_best_of_several_embeddings_is_found_without_labels():
+    good, speaker = speakers(noise=0.7)
+    bad = speakers(noise=2.5, seed=1)[0]
+    best, results = cluster_best({"bad": bad, "good": good}, ClusterConfig(choose="density"))
+    assert best == "good" and set(results) <= {"bad", "good", "bad + good"}
+    # The noise of two independent systems averages out.
+    other = np.random.default_rng(7).standard_normal((20, 64))[speaker] + 0.7 * np.random.default_rng(
+        8
+    ).standard_normal((len(speaker), 64))
+    best, results = cluster_best({"one": good, "other": other.astype(np.float32)}, ClusterConfig(choose="density"))
+    assert best == "one + other" and results[best].quality == max(result.quality for result in results.values())
+
+
+def test_where_the_smallest_number_is_best_clusters_are_formed_by_density(capsys):
+    """Two groups, as of the sexes, are more distinct than the twenty speakers within them."""
+    values, speaker = speakers(count=20, each=40, noise=0.6)
+    values += 6 * np.where(speaker % 2, 1, -1)[:, None] * np.eye(1, values.shape[1], dtype=np.float32)
+    result = cluster(values, ClusterConfig(centroids=400))
+    assert "the smallest candidate" in capsys.readouterr().err
+    clustered = result.labels >= 0
+    assert adjusted_rand_score(speaker[clustered], result.labels[clustered]) > 0.9

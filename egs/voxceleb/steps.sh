@@ -75,14 +75,19 @@ extract_sets() {
   for set in "${sets[@]}"; do extract "$1/checkpoints/final.pt" "$set" "$1/embeddings/${set##*/}"; done
 }
 
-# SYSTEM LABELS: clusters the embeddings in the folder SYSTEM. The number of clusters is chosen without labels. Sets
-# $labels, which held the labels of the round before, if there was one.
+# SYSTEM LABELS: clusters the embeddings in the folder SYSTEM, the last one. The number of clusters is chosen without
+# labels, and if the config compares systems, so are the systems to cluster. Sets $labels, which held the labels of the
+# round before, if there was one.
 cluster() {
-  local before=$labels
+  local before=$labels system others=()
   labels=$2
+  for system in "${systems[@]#*=}"; do
+    [ "$system" = "$1" ] || others+=("$system/embeddings/train.scp")
+  done
   makes "$labels"
   run local/cluster_embeddings.py --embeddings "$1/embeddings/train.scp" --out "$labels" --seed "$seed" \
-    ${before:+--previous "$before"} ${cluster_config:+--config "$cluster_config"}
+    ${others:+--others "$(IFS=, && echo "${others[*]}")"} ${before:+--previous "$before"} \
+    ${cluster_config:+--config "$cluster_config"}
   [ ! -f "$data/train/speakers.tsv" ] ||    # only prints how the clusters compare with the speakers
     run local/diagnose_clusters.py --labels "$labels" --speakers "$data/train/speakers.tsv"
 }
@@ -107,14 +112,15 @@ train_round() {
       --start-from "$last/checkpoints/final.pt"
   fi
   extract_sets "$folder"
-  last=$folder
+  add_round
 }
 
 # What a round left, in this call or in an earlier one.
 add_round() {
   labels=$folder/pseudo_labels.tsv
   if [ -f "$folder/settled" ]; then return; fi
-  last=$folder systems+=("round$round=$folder")
+  last=$folder
+  [[ " ${systems[*]} " == *" round$round=$folder "* ]] || systems+=("round$round=$folder")
 }
 
 # SYSTEM FOLDER: scores of every trial list by the embeddings in FOLDER.

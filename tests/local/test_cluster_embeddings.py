@@ -108,3 +108,44 @@ def test_labels_of_another_set_cannot_be_compared(folder):
     (folder / "others.tsv").write_text("utterance\tlabel\nelsewhere\t1\n")
     with pytest.raises(UserError, match="others.tsv: labels none of the utterances"):
         cluster(folder, "--previous", str(folder / "others.tsv"))
+
+
+def system(folder, name, noise, seed):
+    """Embeddings of the speakers of `folder` by a system of this name; smaller noise makes it a better one."""
+    rng, speaker = np.random.default_rng(seed), np.repeat(np.arange(SPEAKERS), EACH)
+    values = rng.standard_normal((SPEAKERS, 32))[speaker] + noise * rng.standard_normal((len(IDS), 32))
+    with EmbeddingWriter(folder / name / "embeddings" / "train") as writer:
+        writer.add(IDS, values.astype(np.float32))
+    return folder / name / "embeddings" / "train.scp"
+
+
+def compare(folder, last, *others, previous=None):
+    words = ["--embeddings", last, "--others", ",".join(map(str, others)), "--compare", "yes", "--choose", "density"]
+    words += ["--out", folder / "round" / "labels.tsv", *(["--previous", previous] if previous else [])]
+    cluster_embeddings.main(parse(cluster_embeddings.Options, [*map(str, words)]))
+    return read_json(folder / "round" / "clusters.json")["systems"]
+
+
+def test_labels_come_from_the_system_that_clusters_best(folder, capsys):
+    good, bad = system(folder, "floor", 0.5, seed=1), system(folder, "csc", 2.5, seed=2)
+    rows = {row["system"]: row for row in compare(folder, bad, good)}
+    assert rows["floor"]["quality"] == max(row["quality"] for row in rows.values()) and rows["floor"]["clusters"] == 12
+    assert "floor" in next(
+        line for line in capsys.readouterr().out.splitlines() if line.endswith("<") and "floor" in line
+    )
+    assert not (folder / "round" / "settled").exists()  # a poor start is no reason against rounds
+
+
+def test_rounds_end_after_one_that_made_the_labels_worse(folder):
+    before, worse = system(folder, "floor", 0.5, seed=1), system(folder, "round1", 2.5, seed=2)
+    labels = cluster(folder)
+    compare(folder, worse, before, previous=labels)
+    assert "the best labels come from floor" in (folder / "round" / "settled").read_text()
+
+
+def test_systems_of_other_utterances_cannot_be_compared(folder):
+    one = system(folder, "floor", 0.5, seed=1)
+    with EmbeddingWriter(folder / "csc" / "embeddings" / "train") as writer:
+        writer.add(IDS[1:], np.ones((len(IDS) - 1, 4), np.float32))
+    with pytest.raises(UserError, match="other utterances"):
+        compare(folder, folder / "csc" / "embeddings" / "train.scp", one)
