@@ -28,7 +28,7 @@ MAX_UNREADABLE = 0.05  # a larger share of unreadable files means that the copy 
 class Source(NamedTuple):
     """A recording to prepare, and the speaker columns of its entry.
 
-    target  path of its 16 kHz mono FLAC, in case it has to be converted
+    target  path of its 16 kHz mono copy, in case it has to be converted
     """
 
     id: str
@@ -88,7 +88,7 @@ class Summary:
         hours = self.samples / SAMPLE_RATE / 3600
         text = f"{self.folder}: {self.utterances:,} {self.what}{speakers}, {hours:,.2f} h"
         if self.changes:
-            text += f"; {_counts(self.changes)} as 16 kHz mono FLAC, {self.work['converted']:,} made now"
+            text += f"; {_counts(self.changes)} as 16 kHz mono, {self.work['converted']:,} made now"
         if self.rejected:
             text += f"; {_counts(self.reasons)} rejected, see rejected.tsv"
         return text + ("; complete already, nothing to do" if self.unchanged else "")

@@ -115,7 +115,7 @@ def test_second_run_does_nothing_and_says_so(prepared, corpus, capsys):
 
 def test_conversions_of_a_killed_run_are_not_made_again(prepared, corpus, tmp_path, capsys):
     shutil.copytree(prepared / "audio", tmp_path / "data/train/audio")
-    (tmp_path / "data/train/audio/stereo.wav.flac").unlink()
+    (tmp_path / "data/train/audio/stereo.wav.wav").unlink()
     main(Options(train_dir=corpus, data=tmp_path / "data", nj=1))
     assert "1 made now" in capsys.readouterr().out
 
