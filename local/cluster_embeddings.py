@@ -5,7 +5,7 @@
 
 Writes `utterance<TAB>label` (-1 = rejected) and, beside it, clusters.json with the candidates and the choice. With
 --previous, it also compares the labels with those of the previous round, and writes a file `settled` if they hardly
-changed. With --compare yes and --others, it clusters the embeddings of several systems and of pairs of them, keeps the
+changed. With --compare and --others, it clusters the embeddings of several systems and of pairs of them, keeps the
 labels of the best quality (the mean silhouette, 0 for rejected utterances), and writes `settled` if the last system has
 no part in them: then the last round has not made the labels better.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cslib.clustering import ClusterConfig, Clustering, cluster_best, compare, summary
-from cslib.config import UserError, require, run
+from cslib.config import UserError, run
 from cslib.data.embeddings import read_embeddings
 from cslib.data.labels import read_table, write_labels
 from cslib.files import warn, write_json, write_lines
@@ -29,15 +29,14 @@ from cslib.files import warn, write_json, write_lines
 @dataclass(kw_only=True)
 class Options(ClusterConfig):
     embeddings: Path  # .scp of the training set, from extract_embeddings.py, of the last system
-    others: str = ""  # .scp files of the systems before it, separated by commas; used with --compare yes
-    compare: str = "no"  # yes: also cluster --others and pairs of systems, and keep the best labels; or no
+    others: str = ""  # .scp files of the systems before it, separated by commas; used with --compare
+    compare: bool = False  # also cluster --others and pairs of systems, and keep the best labels
     out: Path  # pseudo-labels to write
     previous: Path | None = None  # pseudo-labels of the previous round, to compare with
     settled_nmi: float = 0.99  # NMI with --previous (1 = identical) from which the labels count as settled
 
 
 def main(options: Options) -> None:
-    require(options.compare in ("yes", "no"), "compare", options.compare, "yes or no")
     ids, embeddings = read_systems(options)
     best, results = cluster_best(embeddings, options)
     result = results[best]
@@ -67,7 +66,7 @@ def main(options: Options) -> None:
 def read_systems(options: Options) -> tuple[list[str], dict[str, np.ndarray]]:
     """Ids of the utterances, and the embeddings of each system by name, the last one first."""
     files = [options.embeddings]
-    if options.compare == "yes":
+    if options.compare:
         files += [Path(name) for name in options.others.split(",") if name]
     ids, systems = read_embeddings(files[0])[0], {}
     for file in files:

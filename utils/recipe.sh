@@ -10,7 +10,7 @@ here=$PWD    # paths among the options are relative to it
 checks=() launcher=() device=cuda    # what check_run checks; how to start a training, and where
 
 # RECIPE STAGES: checks the options that every recipe has, goes to the project's root, and sets
-#   conf      the recipe's folder of configs: conf/mini for the mini corpus and without a GPU
+#   conf      the recipe's folder of configs: conf/mini for the mini corpus; conf/cpu, or conf/mini, without a GPU
 #   device    cuda or cpu
 #   launcher  torchrun where there are several GPUs
 common_options() {
@@ -22,7 +22,11 @@ common_options() {
   conf=egs/$1/conf
   [ "$gpus" -gt 0 ] || device=cpu
   [ "$gpus" -lt 2 ] || launcher=(torchrun --standalone --nproc-per-node "$gpus")
-  if [ "$corpus" = mini ] || [ "$device" = cpu ]; then conf=$conf/mini; fi
+  if [ "$corpus" != mini ] && [ "$device" = cpu ] && [ -d "$conf/cpu" ]; then
+    conf=$conf/cpu
+  elif [ "$corpus" = mini ] || [ "$device" = cpu ]; then
+    conf=$conf/mini
+  fi
 }
 
 # FILE...: each is a config that exists.

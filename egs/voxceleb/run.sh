@@ -27,10 +27,10 @@ stage=1          # first stage to run
 stop_stage=8     # last stage to run
 corpus=mini      # mini (synthesised here), folder (your own recordings) or voxceleb
 method=csc       # first training: csc, dino or any other config's name; floor: none, rounds start from the baseline
-config=          # its config (default: conf/<method>.yaml; conf/mini/<method>.yaml for mini and without a GPU)
+config=          # its config (default: conf/<method>.yaml; in conf/mini for the mini corpus, in conf/cpu without a GPU)
 rounds=2         # largest number of pseudo-label rounds after it; they end early when the labels settle
 round_config=    # config of the rounds (default: round.yaml beside the config); also: round_csc.yaml, round_dino.yaml
-cluster_config=  # how to cluster (default: number of clusters by silhouette; conf/clusters_published.yaml: published one)
+cluster_config=  # how to cluster (default: clusters.yaml beside the config, else by silhouette); conf/clusters_published.yaml
 final=yes        # yes: train a last network on the last labels, final.yaml and large_margin.yaml beside the config; or no
 enhance=         # enhancement network, or several as none=A,ccr=B (final.pt): adverse trials are scored after each, too
 plda=no          # yes: score by PLDA as well, trained on the last pseudo-labels; or no
@@ -71,6 +71,7 @@ again_config=${round_config%.yaml}_again.yaml    # for a round that continues fr
 [ "$method" = floor ] || configs+=("$config")
 [ "$rounds" = 0 ] || configs+=("$round_config" "$again_config")
 [ "$final" = no ] || configs+=("$beside/final.yaml" "$beside/large_margin.yaml")
+[ -n "$cluster_config" ] || [ ! -f "$beside/clusters.yaml" ] || cluster_config=$beside/clusters.yaml
 existing_configs "${configs[@]}" ${cluster_config:+"$cluster_config"}
 for file in "${configs[@]}"; do check_training --config "$file"; done
 [ -z "$cluster_config" ] ||

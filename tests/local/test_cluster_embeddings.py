@@ -120,7 +120,7 @@ def system(folder, name, noise, seed):
 
 
 def compare(folder, last, *others, previous=None):
-    words = ["--embeddings", last, "--others", ",".join(map(str, others)), "--compare", "yes", "--choose", "density"]
+    words = ["--embeddings", last, "--others", ",".join(map(str, others)), "--compare", "--choose", "density"]
     words += ["--out", folder / "round" / "labels.tsv", *(["--previous", previous] if previous else [])]
     cluster_embeddings.main(parse(cluster_embeddings.Options, [*map(str, words)]))
     return read_json(folder / "round" / "clusters.json")["systems"]
