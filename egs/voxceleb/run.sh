@@ -84,7 +84,10 @@ log "data in $data, run in $exp, config $config; to run a command below by hand,
 [ $tested = yes ] || log "no --test-dir: test sets, scores and DET plot are left out; the table has label-free signs"
 keep_markers_in "$data"
 if stage 1 "data ($corpus)"; then prepare_corpus; fi
-if stage 2 "noise, babble, RIRs and the adverse test set"; then prepare_noise; fi
+if stage 2 "noise, babble, RIRs and the adverse test set"; then
+  prepare_noise
+  estimate_time
+fi
 
 keep_markers_in "$exp"
 last=$exp/floor systems=("floor=$exp/floor")

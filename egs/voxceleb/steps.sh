@@ -50,6 +50,17 @@ prepare_noise() {
   validate "$data/test_adverse"
 }
 
+# How long the trainings will take, measured on this machine. The mini corpus has its times in the README.
+estimate_time() {
+  local first='' labelled=()
+  [ "$corpus" != mini ] && [ "$device" = cpu ] || return 0
+  [ "$method" = floor ] || first=$method=$config
+  [ "$rounds" = 0 ] || labelled+=("round1=$round_config")
+  [ "$final" = no ] || labelled+=("final=$beside/final.yaml" "large_margin=$beside/large_margin.yaml")
+  run local/estimate_time.py --data "$data/train" --noise "$data/noise" --device "$device" \
+    ${first:+--trainings "$first"} ${labelled:+--labelled "$(IFS=, && echo "${labelled[*]}")"}
+}
+
 enhance_trials() {
   local enhancer folder
   for enhancer in "${enhancers[@]}"; do
