@@ -11,7 +11,7 @@ with an object per system. A value that a system does not have is null.
     halves      share of halves of recordings whose nearest half, by cosine, is the other one of their recording
     retrieval   the same share of held-out recordings in the last line of its training's log, where one is logged
     clusters    number of clusters made from its embeddings
-    silhouette  of these clusters, as their number was chosen
+    quality     of these clusters: the mean silhouette, from -1 to 1, with 0 for utterances in no cluster
     nmi         agreement of these clusters with those made from the system before it
 
 None is an error rate. halves and retrieval reward knowledge of the recording channel, too.
@@ -30,7 +30,7 @@ from cslib.evaluation.halves import retrieval_of_halves
 from cslib.evaluation.run_folders import provenance
 from cslib.files import aligned, read_json, write_json
 
-SHARES = ("halves", "retrieval", "silhouette", "nmi")
+SHARES = ("halves", "retrieval", "quality", "nmi")
 
 
 @dataclass
@@ -52,7 +52,7 @@ def main(options: Options) -> None:
         raise UserError(f"--systems is {options.systems}; it must be NAME=FOLDER,..., each the folder of a system")
     followers = [*list(systems.values())[1:], None]
     rows = [
-        {"system": name, **signs(folder, options.halves), **clusters_of(follower)}
+        {"system": name, **signs(folder, options.halves), **clusters_of(folder, follower)}
         for (name, folder), follower in zip(systems.items(), followers, strict=True)
     ]
     write_json(
@@ -80,16 +80,17 @@ def signs(folder: Path, halves: str) -> dict[str, Any]:
     }
 
 
-def clusters_of(follower: Path | None) -> dict[str, Any]:
-    """The clusters made from a system's embeddings, which are in the folder of the system that was trained on them."""
+def clusters_of(folder: Path, follower: Path | None) -> dict[str, Any]:
+    """The clusters made from a system's embeddings, which are in the folder of the system that was trained next."""
     path = follower / "clusters.json" if follower else None
     if not path or not path.exists():
-        return {"clusters": None, "silhouette": None, "nmi": None}
+        return {"clusters": None, "quality": None, "nmi": None}
     found = read_json(path)
-    chosen = next((row for row in found["table"] if row["clusters"] == found["chosen"]), {})
+    # If several systems were compared, the labels may be those of another one.
+    own = next((row for row in found.get("systems", []) if row["system"] == folder.absolute().name), found)
     return {
-        "clusters": found["clusters"],
-        "silhouette": chosen.get("silhouette"),
+        "clusters": own["clusters"],
+        "quality": own.get("quality"),
         "nmi": found.get("agreement_with_previous", {}).get("nmi"),
     }
 
@@ -102,7 +103,7 @@ def last_line(log: Path) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows in aligned columns, shares in percent."""
-    cells = [["system", "halves found %", "held out %", "clusters", "silhouette", "NMI with those before"]]
+    cells = [["system", "halves found %", "held out %", "clusters", "quality", "NMI with those before"]]
     for row in rows:
         percent = [f"{100 * row[name]:.1f}" if row[name] is not None else "-" for name in SHARES[:2]]
         plain = [f"{row[name]:.3f}" if row[name] is not None else "-" for name in SHARES[2:]]

@@ -23,8 +23,7 @@ def system(folder, spread, clusters=None, nmi=None, network=True):
     if network:
         write_lines(folder / "checkpoints/final.pt", [])
     if clusters:
-        table = [{"clusters": k, "silhouette": k / 100} for k in (clusters, clusters + 1)]
-        found = {"clusters": clusters, "chosen": clusters, "table": table}
+        found = {"clusters": clusters, "quality": clusters / 100}
         write_json(folder / "clusters.json", found | ({"agreement_with_previous": {"nmi": nmi}} if nmi else {}))
     return folder
 
@@ -53,7 +52,7 @@ def test_results_have_the_promised_keys_and_no_rows(options):
         "halves": 1.0,
         "retrieval": 0.75,
         "clusters": 7,  # the clusters that round1 learns are made from dino
-        "silhouette": 0.07,
+        "quality": 0.07,
         "nmi": None,
     }
     assert (round1["clusters"], round1["nmi"], round1["retrieval"]) == (6, 0.8, None)
@@ -71,3 +70,11 @@ def test_a_system_without_a_folder_is_refused(options):
     options.systems += ",round9=/none"
     with pytest.raises(UserError, match="--systems is .*; it must be NAME=FOLDER"):
         main(options)
+
+
+def test_of_compared_systems_each_has_its_own_clusters(options):
+    rows = [{"system": name, "clusters": k, "quality": k / 10} for name, k in (("round1", 5), ("floor", 9))]
+    write_json(options.exp / "final/clusters.json", {"clusters": 9, "quality": 0.9, "systems": rows})
+    main(options)
+    round1 = json.loads((options.exp / "results.json").read_text())["label_free"][2]
+    assert (round1["clusters"], round1["quality"]) == (5, 0.5)
