@@ -11,7 +11,7 @@ import pytest
 from tests.recipes.test_end_to_end import ENVIRONMENT, ROOT, STAGES, recordings, scripts
 
 pytestmark = pytest.mark.end_to_end
-SIGNS = ["system", "network", "halves", "retrieval", "clusters", "silhouette", "nmi"]
+SIGNS = ["system", "network", "halves", "retrieval", "clusters", "quality", "nmi"]
 
 
 def run(folder: Path, *options: str) -> str:
@@ -43,6 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     recordings(folder)
     shutil.rmtree(folder / "mini")
     shutil.copytree(Path(__file__).parent / "conf", folder / "conf")
+    (folder / "conf/clusters.yaml").write_text("choose: density\ndensity_sizes: [2, 3]\ncompare: true\n")
     return folder, run(folder)
 
 
@@ -54,9 +55,11 @@ def test_recipe_without_a_test_set_ends_with_label_free_signs(finished: tuple[Pa
     signs = results["label_free"]
     assert [row["system"] for row in signs] == ["floor", "csc", "round1", *second, "final"]
     assert all(list(row) == SIGNS and 0 <= row["halves"] <= 1 for row in signs)
-    assert all(row["clusters"] > 1 and -1 <= row["silhouette"] <= 1 for row in signs[1:-1])
+    assert all(row["clusters"] > 1 and -1 <= row["quality"] <= 1 for row in signs[1:-1])
     assert signs[0]["network"] is None and all(Path(row["network"]).is_file() for row in signs[1:])
     assert signs[2]["nmi"] is not None  # of the clusters made from round1 and those made from csc
+    compared = json.loads((folder / "exp/final/clusters.json").read_text())["systems"]
+    assert {"round1", "floor", "exp"} <= {name for row in compared for name in row["system"].split(" + ")}
     assert "halves found %" in printed and (folder / "exp/best.pt").is_file()
 
 
