@@ -181,16 +181,21 @@ def by_linkage(vectors: np.ndarray, config: ClusterConfig) -> tuple[np.ndarray, 
     """Labels int64 [n] of a partition, the chosen number of clusters, and the table of candidates.
 
     When the silhouette is best for the smallest candidate, the embeddings separate something coarser than speakers, and
-    `by_density` forms the labels.
+    `by_density` forms the labels if it finds clusters.
     """
     tree = grow(vectors, config)
     chosen, table = choose_clusters(vectors, tree, config)
-    if config.choose == "silhouette" and chosen == table[0]["clusters"] and not (config.clusters or config.candidates):
+    smallest = chosen == table[0]["clusters"]
+    if config.choose == "silhouette" and smallest and not (config.clusters or config.candidates):
+        try:
+            dense = by_density(vectors, config)
+        except UserError:  # nothing is dense either: the smallest candidate stays
+            return partition(vectors, tree, chosen, config), chosen, table
         warn(
             f"the silhouette is best for {chosen:,} clusters, the smallest candidate: what it separates is coarser "
             "than speakers; clusters are formed by density instead"
         )
-        return by_density(vectors, config)
+        return dense
     return partition(vectors, tree, chosen, config), chosen, table
 
 

@@ -265,3 +265,10 @@ def test_where_the_smallest_number_is_best_clusters_are_formed_by_density(capsys
     assert "the smallest candidate" in capsys.readouterr().err
     clustered = result.labels >= 0
     assert adjusted_rand_score(speaker[clustered], result.labels[clustered]) > 0.9
+
+
+def test_where_nothing_is_dense_the_smallest_number_stays():
+    values, speaker = speakers(count=20, each=40, noise=0.6)
+    values += 6 * np.where(speaker % 2, 1, -1)[:, None] * np.eye(1, values.shape[1], dtype=np.float32)
+    result = cluster(values, ClusterConfig(centroids=400, density_sizes=[800]))
+    assert result.chosen == result.table[0]["clusters"] and result.rejected == 0

@@ -50,10 +50,11 @@ prepare_noise() {
   validate "$data/test_adverse"
 }
 
-# How long the trainings will take, measured on this machine. The mini corpus has its times in the README.
+# How long the trainings will take, measured on this machine. The mini corpus has its times in the README, and a training
+# of less than 100 steps is over before its time is estimated.
 estimate_time() {
   local first='' labelled=()
-  [ "$corpus" != mini ] && [ "$device" = cpu ] || return 0
+  [ "$corpus" != mini ] && [ "$device" = cpu ] && [ "$(answer steps)" -ge 100 ] || return 0
   [ "$method" = floor ] || first=$method=$config
   [ "$rounds" = 0 ] || labelled+=("round1=$round_config")
   [ "$final" = no ] || labelled+=("final=$beside/final.yaml" "large_margin=$beside/large_margin.yaml")
