@@ -585,7 +585,7 @@ def test_paths_with_any_sign_are_a_list_in_yaml() -> None:
 
 def test_steps_name_what_their_scripts_read_besides_their_words() -> None:
     """Babble is mixed from the training set, and an interfering speaker is another one than in speakers.tsv."""
-    tell = 'run() { echo "$1: ${paths_read[*]}"; paths_read=(); }; answers= data=d exp=e nj=1 tested=yes '
+    tell = 'run() { echo "$1: ${paths_read[*]}"; paths_read=(); }; answers= data=d exp=e nj=1 tested=yes pieces=no '
     empty = "noise_dir= rir_dir= musan=m rirs=r; . egs/voxceleb/steps.sh; prepare_noise"
     found = bash(f"{tell} corpus=mini {empty}")
     assert found[:2] == ["local/prepare_noise.py: d/train", "local/make_adverse.py: d/test/speakers.tsv d/test/trials"]
