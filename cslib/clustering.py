@@ -181,7 +181,7 @@ def by_linkage(vectors: np.ndarray, config: ClusterConfig) -> tuple[np.ndarray, 
     """Labels int64 [n] of a partition, the chosen number of clusters, and the table of candidates.
 
     When the silhouette is best for the smallest candidate, the embeddings separate something coarser than speakers, and
-    `by_density` forms the labels if it finds clusters.
+    `by_density` forms the labels if it finds more clusters.
     """
     tree = grow(vectors, config)
     chosen, table = choose_clusters(vectors, tree, config)
@@ -189,13 +189,14 @@ def by_linkage(vectors: np.ndarray, config: ClusterConfig) -> tuple[np.ndarray, 
     if config.choose == "silhouette" and smallest and not (config.clusters or config.candidates):
         try:
             dense = by_density(vectors, config)
-        except UserError:  # nothing is dense either: the smallest candidate stays
-            return partition(vectors, tree, chosen, config), chosen, table
-        warn(
-            f"the silhouette is best for {chosen:,} clusters, the smallest candidate: what it separates is coarser "
-            "than speakers; clusters are formed by density instead"
-        )
-        return dense
+        except UserError:  # nothing is dense either
+            dense = None
+        if dense and dense[1] > chosen:
+            warn(
+                f"the silhouette is best for {chosen:,} clusters, the smallest candidate: what it separates is coarser "
+                "than speakers; clusters are formed by density instead"
+            )
+            return dense
     return partition(vectors, tree, chosen, config), chosen, table
 
 

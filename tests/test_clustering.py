@@ -257,18 +257,23 @@ def test_the_best_of_several_embeddings_is_found_without_labels():
     assert best == "one + other" and results[best].quality == max(result.quality for result in results.values())
 
 
-def test_where_the_smallest_number_is_best_clusters_are_formed_by_density(capsys):
-    """Two groups, as of the sexes, are more distinct than the twenty speakers within them."""
-    values, speaker = speakers(count=20, each=40, noise=0.6)
-    values += 6 * np.where(speaker % 2, 1, -1)[:, None] * np.eye(1, values.shape[1], dtype=np.float32)
-    result = cluster(values, ClusterConfig(centroids=400))
+@pytest.fixture
+def coarse(monkeypatch):
+    """The silhouette is best for the smallest number, as with embeddings that separate sexes more than speakers."""
+    table = [{"clusters": 28, "silhouette": 0.5}, {"clusters": 40, "silhouette": 0.4}]
+    monkeypatch.setattr("cslib.clustering.choose_by_silhouette", lambda *_: (28, table))
+
+
+def test_where_the_smallest_number_is_best_clusters_are_formed_by_density(coarse, capsys):
+    values, speaker = speakers(count=40, each=20, noise=0.6)
+    result = cluster(values, ClusterConfig())
     assert "the smallest candidate" in capsys.readouterr().err
     clustered = result.labels >= 0
-    assert adjusted_rand_score(speaker[clustered], result.labels[clustered]) > 0.9
+    assert result.clusters == 40 and adjusted_rand_score(speaker[clustered], result.labels[clustered]) > 0.95
 
 
-def test_where_nothing_is_dense_the_smallest_number_stays():
-    values, speaker = speakers(count=20, each=40, noise=0.6)
-    values += 6 * np.where(speaker % 2, 1, -1)[:, None] * np.eye(1, values.shape[1], dtype=np.float32)
-    result = cluster(values, ClusterConfig(centroids=400, density_sizes=[800]))
-    assert result.chosen == result.table[0]["clusters"] and result.rejected == 0
+@pytest.mark.parametrize("sizes", [[800], [30]])
+def test_where_density_finds_no_more_clusters_the_smallest_number_stays(coarse, sizes):
+    values = speakers(count=20, each=40, noise=0.6)[0]
+    result = cluster(values, ClusterConfig(density_sizes=sizes))
+    assert result.chosen == 28 and result.rejected == 0
