@@ -35,8 +35,8 @@ from cslib.files import warn
 BLOCK = 1024  # vectors compared with all centroids at a time
 WAYS = ("silhouette", "stability", "threshold", "density")  # values of ClusterConfig.choose
 MAX_CENTROIDS = 50_000
-FURTHER_SIZE = 1.6  # the same of further candidates for the fewest utterances of a cluster
 FURTHER = 1.15  # ratio of each further candidate to the one before, where the last candidate is the best
+FURTHER_SIZE = 1.6  # the same for `density_sizes`
 
 
 @dataclass
@@ -139,14 +139,15 @@ def cluster_best(embeddings: Mapping[str, np.ndarray], config: ClusterConfig) ->
     Raises UserError as `cluster` does, if that fails for every system.
     """
     vectors = {name: normalise(values) for name, values in embeddings.items()}
-    for one, other in combinations(embeddings, 2):
-        vectors[f"{one} + {other}"] = np.concatenate([vectors[one], vectors[other]], axis=1)
     results, failures = {}, []
-    for name, values in vectors.items():
-        try:
-            results[name] = cluster(values, config)
+    for systems in [*((name,) for name in vectors), *combinations(vectors, 2)]:
+        name = " + ".join(systems)
+        try:  # pairs are joined one at a time, since each takes as much memory as both systems
+            results[name] = cluster(np.concatenate([vectors[one] for one in systems], axis=1), config)
         except UserError as error:
             failures.append(error)
+            if len(vectors) > 1:
+                warn(f"{name}: not clustered: {error}")
     if not results:
         raise failures[0]
     return max(results, key=lambda name: results[name].quality), results

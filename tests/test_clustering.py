@@ -277,3 +277,12 @@ def test_where_density_finds_no_more_clusters_the_smallest_number_stays(coarse, 
     values = speakers(count=20, each=40, noise=0.6)[0]
     result = cluster(values, ClusterConfig(density_sizes=sizes))
     assert result.chosen == 28 and result.rejected == 0
+
+
+def test_a_system_that_cannot_be_clustered_is_named(capsys):
+    good, _ = speakers(noise=0.7)
+    best, results = cluster_best(
+        {"bad": np.eye(len(good), 400, dtype=np.float32), "good": good}, ClusterConfig(choose="density")
+    )
+    assert "bad" not in results and "good" in best
+    assert "warning: bad: not clustered: no group of 3 utterances" in capsys.readouterr().err

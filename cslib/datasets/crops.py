@@ -39,7 +39,7 @@ class LabelledCrops(Dataset[dict[str, Any]]):
 
     Playing speech faster or slower changes the voice, so each speed of a speaker counts as another speaker. With a few
     hundred labels, three speeds give the network three times as many speakers to tell apart (Yamamoto et al. 2019,
-    Interspeech; all later VoxSRC systems).
+    Interspeech).
 
     Item i is a function of (seed, i) alone, for every i >= 0. It holds
 
